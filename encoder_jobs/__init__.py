@@ -1,0 +1,1 @@
+"""Encoding jobs: corpora in, one committed version out, exactly once, on one machine or a Ray cluster."""

@@ -1,0 +1,154 @@
+"""Adds `memstore encode` and `memstore job …`. Import-light: the work is imported when a command runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memstore.cli.render import Output, print_fields, print_json, print_table
+from memstore.errors import JobNotFoundError, PartialError
+
+if TYPE_CHECKING:
+    from encoder_jobs.spec import JobFolder
+
+_StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store; made if missing.")]
+_CollectionOption = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
+_OutputOption = Annotated[Output, typer.Option("--output", help="How to print.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(encode)
+    group = typer.Typer(help="Look at encoding jobs.", no_args_is_help=True)
+    group.command()(ls)
+    group.command()(show)
+    app.add_typer(group, name="job")
+
+
+def encode(
+    corpus: Annotated[str, typer.Argument(help="A file, or a folder of files of one layout; plain, .gz or .zst.")],
+    store: _StoreOption,
+    collection: _CollectionOption = "default",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="'append' refuses documents that are there, 'upsert' supersedes them, 'replace' starts afresh."
+        ),
+    ] = "append",
+    ray: Annotated[
+        str, typer.Option(help="'none': this process; 'local': Ray on this machine; or a cluster's address.")
+    ] = "none",
+    encoder: Annotated[
+        str, typer.Option(help="Name, checkpoint folder or Hugging Face id of the encoder.")
+    ] = "all-MiniLM-L6-v2",
+    live_fraction: Annotated[
+        str, typer.Option(help="Share of the layers that the reader runs; the memory is what enters them.")
+    ] = "1/3",
+    retriever: Annotated[str, typer.Option(help="Another encoder for the retrieval vectors.")] = "",
+    window_tokens: Annotated[int, typer.Option(help="Longest passage, special tokens included.")] = 128,
+    stride_tokens: Annotated[int, typer.Option(help="Step between windows; 0: no overlap.")] = 0,
+    template: Annotated[str, typer.Option(help="'{title} {text}' or '{text}'.")] = "{title} {text}",
+    codec: Annotated[
+        str, typer.Option(help="'auto': the collection's, or one trained on a sample; or a codec's id or folder.")
+    ] = "auto",
+    codec_sample_tokens: Annotated[int, typer.Option(help="Memories to train a new codec on.")] = 131_072,
+    layout: Annotated[
+        str, typer.Option(help="auto, jsonl, beir, kilt, dpr, msmarco, parquet, arrow or text.")
+    ] = "auto",
+    id_field: Annotated[str | None, typer.Option(help="Field of the document id (jsonl, parquet, arrow).")] = None,
+    text_field: Annotated[str | None, typer.Option(help="Field of the text.")] = None,
+    title_field: Annotated[str | None, typer.Option(help="Field of the title.")] = None,
+    partition_bytes: Annotated[
+        int, typer.Option(help="Text in one partition, which becomes one shard: what a crash can lose.")
+    ] = 1 << 20,
+    max_bad_fraction: Annotated[
+        float, typer.Option(help="Refuse a corpus with a larger share of unreadable records.")
+    ] = 0.001,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    output: _OutputOption = Output.TABLE,
+) -> None:
+    """Encode a corpus into a collection, exactly once.
+
+    Killed at any point, the same command goes on where it was; run again when finished, it does nothing. Records that
+    cannot be read go to a dead-letter file with their reasons, and the exit code is 5.
+    """
+    from encoder_jobs.job import encode as run
+
+    report = run(
+        corpus,
+        store=store,
+        ray=ray,
+        quiet=quiet,
+        collection=collection,
+        mode=mode,
+        encoder=encoder,
+        live_fraction=live_fraction,
+        retriever=retriever,
+        window_tokens=window_tokens,
+        stride_tokens=stride_tokens,
+        template=template,
+        codec=codec,
+        codec_sample_tokens=codec_sample_tokens,
+        layout=layout,
+        id_field=id_field,
+        text_field=text_field,
+        title_field=title_field,
+        partition_bytes=partition_bytes,
+        max_bad_fraction=max_bad_fraction,
+    )
+    if output is Output.JSON:
+        print_json(report.to_dict())
+    else:
+        print_fields(report.to_dict())
+    if report.num_bad_records and not report.already_done:
+        raise PartialError(
+            f"{report.num_bad_records} records could not be read and were left out; see {report.dead_letters}"
+        )
+
+
+def ls(store: _StoreOption, collection: _CollectionOption = "default", output: _OutputOption = Output.TABLE) -> None:
+    """List the jobs of a collection."""
+    rows = [_summary(job) for job in _jobs(store, collection)]
+    if output is Output.JSON:
+        print_json(rows)
+    else:
+        print_table(rows, ("job_id", "mode", "num_documents", "num_partitions", "num_done", "num_bad_records"))
+
+
+def show(
+    job_id: Annotated[str, typer.Argument(help="Id of the job.")],
+    store: _StoreOption,
+    collection: _CollectionOption = "default",
+    output: _OutputOption = Output.TABLE,
+) -> None:
+    """Show one job: its options and how far it is."""
+    for job in _jobs(store, collection):
+        if job.job_id == job_id:
+            fields = {**_summary(job), "options": asdict(job.spec().options), "inputs": job.spec().inputs}
+            if output is Output.JSON:
+                print_json(fields)
+            else:
+                print_fields(fields)
+            return
+    raise JobNotFoundError(f"collection {collection!r} has no job {job_id!r}; see memstore job ls")
+
+
+def _jobs(store: str, collection: str) -> list[JobFolder]:
+    from encoder_jobs.spec import list_jobs
+    from memstore.service import open_store
+
+    return list(list_jobs(open_store(store, create=False).collection(collection)))
+
+
+def _summary(job: JobFolder) -> dict[str, object]:
+    spec, receipts = job.spec(), job.receipts()
+    return {
+        "job_id": job.job_id,
+        "mode": spec.options.mode,
+        "num_documents": spec.num_documents,
+        "num_partitions": len(spec.partitions),
+        "num_done": len(receipts),
+        "num_bad_records": sum(len(receipt.bad_records) for receipt in receipts.values()),
+    }

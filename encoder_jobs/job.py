@@ -1,0 +1,359 @@
+"""The job from end to end: plan, prepare, encode, commit. Every step can be cut off and run again.
+
+1. Plan: one pass over the input finds its digest, duplicates, bad records, metadata columns and partitions.
+2. Prepare: pin codec and dictionary (`prepare.py`).
+3. Encode: each partition becomes a shard and a receipt; partitions that have a receipt are not touched again.
+4. Commit: one manifest publishes all shards. A job whose shards are in the newest version is finished.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from encoder_jobs.progress import ProgressDisplay
+from encoder_jobs.runners import JobPlace, Runner, make_runner
+from encoder_jobs.spec import EncodeOptions, JobFolder, JobPins, JobSpec, Receipt
+from encoder_jobs.stages import cached_splitter, load_codec
+from memstore.codec import ProductCodec
+from memstore.encoders import EncoderOptions, read_identity
+from memstore.errors import (
+    AlreadyExistsError,
+    CollectionNotFoundError,
+    EncoderMismatchError,
+    InternalError,
+    InvalidInputError,
+)
+from memstore.service import Store, open_store
+from memstore.storage import (
+    Collection,
+    NewShards,
+    Pins,
+    Snapshot,
+    commit_shards,
+)
+from memstore.text import Partition, open_corpus, read_partition, scan
+from memstore.types import Document, EncoderIdentity
+
+_ENCODER_FIELDS = ("live_fraction", "window_tokens", "stride_tokens", "template", "retriever")
+_ESTIMATE_DOCUMENTS = 200
+_ID_BATCH = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeReport:
+    """What a job did.
+
+    Attributes:
+        version: the version that holds the passages.
+        already_done: nothing was left to do.
+        num_encoded: partitions encoded by this run; the others had receipts.
+        num_tokens: memories, special tokens included.
+        memory_bytes, record_bytes: bytes per token before (bfloat16) and after.
+        reconstruction_error: centred relative MSE on held-out memories, if this job trained the codec.
+        dead_letters: file of the bad records; empty if there are none.
+    """
+
+    job_id: str
+    collection: str
+    version: int
+    already_done: bool
+    num_partitions: int
+    num_encoded: int
+    num_documents: int
+    num_passages: int
+    num_tokens: int
+    num_bad_records: int
+    num_superseded: int
+    memory_bytes: int
+    record_bytes: int
+    shard_bytes: int
+    reconstruction_error: float | None
+    dead_letters: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def make_options(*, encoder: str | None = None, **options: Any) -> EncodeOptions:
+    """Build `EncodeOptions` from flat keywords: its own fields, `encoder` (the source) and the fields of
+    `EncoderOptions`."""
+    chosen = {name: options.pop(name) for name in _ENCODER_FIELDS if name in options}
+    if encoder is not None:
+        chosen["source"] = encoder
+    return EncodeOptions(encoder=EncoderOptions(**chosen), **options)
+
+
+def encode(
+    corpus: str | Path, *, store: Store | str | Path, ray: str = "none", quiet: bool = False, **options: Any
+) -> EncodeReport:
+    """Encode a corpus into a collection of a store; the work of `memstore encode`.
+
+    Args:
+        corpus: a file or folder.
+        store: a store or its path.
+        ray: `"none"` (this process), `"local"` or a cluster's address.
+        quiet: show no progress.
+        options: see `make_options`.
+
+    Raises:
+        ConfigError, InvalidInputError, DuplicateIdError, NotFoundError: before any encoding.
+        AlreadyExistsError, EncoderMismatchError, CodecMismatchError: the collection does not take this corpus.
+        CommitConflictError, StorageError, StorageFullError: run the same command again later.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    with ProgressDisplay(quiet=quiet) as display:
+        return Job(opened, str(corpus), make_options(**options), display).run(ray)
+
+
+class Job:
+    """One encoding job on its way through the four steps."""
+
+    def __init__(self, store: Store, corpus: str, options: EncodeOptions, display: ProgressDisplay) -> None:
+        self._store, self._corpus, self._display = store, corpus, display
+        self._collection = store.collection(options.collection)
+        self._identity = read_identity(options.encoder)
+        self._options = _with_codec_id(self._collection, options)
+        self._started = time.monotonic()
+
+    def run(self, ray: str) -> EncodeReport:
+        """Do what is left of the job."""
+        base = _newest(self._collection)
+        self._check_encoder(base)
+        spec = self._plan()
+        job = JobFolder(self._collection, spec.job_id)
+        receipts = job.receipts()
+        if base is not None and _is_published(spec, receipts, base):
+            self._display.say(f"job {spec.job_id} is finished: version {base.version} holds it; nothing to do")
+            return self._report(spec, job, receipts, version=base.version, num_encoded=-1)
+        if spec.options.mode == "append" and base is not None:
+            self._refuse_known_documents(spec, base)
+        job.put_spec(spec)
+        todo = [partition for partition in spec.partitions if partition.index not in receipts]
+        self._estimate(spec, todo, base)
+        runner = make_runner(ray)
+        try:
+            receipts |= self._encode(runner, spec, todo)
+        finally:
+            runner.close()
+        return self._commit(spec, job, receipts, len(todo))
+
+    def _plan(self) -> JobSpec:
+        options = self._options
+        corpus = open_corpus(
+            self._corpus,
+            layout=options.layout,
+            id_field=options.id_field,
+            text_field=options.text_field,
+            title_field=options.title_field,
+        )
+        total = sum(file.num_bytes for file in corpus.files)
+        found = scan(
+            corpus,
+            partition_bytes=options.partition_bytes,
+            max_bad_fraction=options.max_bad_fraction,
+            progress=lambda done: self._display.update("reading the corpus, bytes", done, total),
+        )
+        return JobSpec(
+            options=options,
+            inputs={file.name: file.sha256 for file in found.files},
+            partitions=found.partitions,
+            metadata_columns=found.metadata_columns,
+            num_documents=found.num_documents,
+            num_text_bytes=found.num_text_bytes,
+        )
+
+    def _check_encoder(self, base: Snapshot | None) -> None:
+        if base is None or self._options.mode == "replace":
+            return
+        pinned = base.manifest.encoder_id
+        if pinned != self._identity.id:
+            source = base.manifest.encoder.get("options", {}).get("source", "memories that users brought")
+            raise EncoderMismatchError(
+                f"collection {self._collection.name!r} is pinned to encoder {pinned[:16] or '(none)'} ({source}), this "
+                f"is {self._identity.id[:16]} ({self._options.encoder.source}); use the same encoder options, another "
+                "collection, or --mode replace",
+                collection=self._collection.name,
+            )
+
+    def _refuse_known_documents(self, spec: JobSpec, base: Snapshot) -> None:
+        known: list[str] = []
+        for batch in _id_batches(spec.partitions):
+            for row in base.rows_with("document_id", pa.array(batch, pa.string())):
+                name = base.column("document_id")[int(row)].as_py()
+                if name not in known:
+                    known.append(name)
+                if len(known) == 10:
+                    break
+        if known:
+            raise AlreadyExistsError(
+                f"collection {self._collection.name!r} holds documents of this corpus already, among them "
+                f"{', '.join(map(repr, known))}; use --mode upsert to supersede them",
+                collection=self._collection.name,
+            )
+
+    def _estimate(self, spec: JobSpec, todo: list[Partition], base: Snapshot | None) -> None:
+        """Say what is coming, from the documents at the head of what is left."""
+        splitter = cached_splitter(spec.options.encoder)
+        num_tokens = num_bytes = num_passages = 0
+        for partition in todo[:1]:
+            for number, item in enumerate(read_partition(partition)):
+                if number == _ESTIMATE_DOCUMENTS:
+                    break
+                if isinstance(item, Document):
+                    passages = splitter.split(item)
+                    num_bytes += len(item.text.encode())
+                    num_passages += len(passages)
+                    num_tokens += sum(len(passage.token_ids) for passage in passages)
+        left = sum(partition.num_text_bytes for partition in todo)
+        share = left / max(num_bytes, 1)
+        record_bytes = 2 * (base.manifest.record_words if base else self._identity.memory_dim // 16)
+        stored = share * (num_tokens * record_bytes + num_passages * 2 * self._identity.embedding_dim + num_bytes / 3)
+        done = len(spec.partitions) - len(todo)
+        self._display.say(
+            f"job {spec.job_id}: {spec.num_documents:,} documents, {spec.num_text_bytes / 1e6:,.1f} MB of text in "
+            f"{len(spec.partitions):,} partitions" + (f", {done:,} of them done" if done else "")
+        )
+        self._display.say(
+            f"to encode: about {share * num_tokens:,.0f} tokens in {share * num_passages:,.0f} passages, "
+            f"{2 * self._identity.memory_dim} → {record_bytes} bytes a token, {stored / 1e6:,.1f} MB of shards"
+        )
+
+    def _encode(self, runner: Runner, spec: JobSpec, todo: list[Partition]) -> dict[int, Receipt]:
+        place = JobPlace(self._store.objects.location, self._collection.name, spec.job_id)
+        for step in runner.prepare(place):
+            self._display.update(*step)
+        receipts: dict[int, Receipt] = {}
+        text_bytes = {partition.index: partition.num_text_bytes for partition in todo}
+        total = sum(text_bytes.values())
+        done = tokens = 0
+        began = time.monotonic()
+        for receipt in runner.encode(place, spec, todo) if todo else ():
+            receipts[receipt.partition] = receipt
+            done += text_bytes[receipt.partition]
+            tokens += receipt.entry.num_tokens if receipt.entry else 0
+            rate = tokens / (time.monotonic() - began)
+            self._display.update(f"encoding ({rate:,.0f} tokens/s), bytes", done, total)
+        return receipts
+
+    def _commit(self, spec: JobSpec, job: JobFolder, receipts: dict[int, Receipt], num_encoded: int) -> EncodeReport:
+        missing = [partition.index for partition in spec.partitions if partition.index not in receipts]
+        if missing:
+            raise InternalError(f"job {spec.job_id}: {len(missing)} partitions have no receipt; run it again")
+        entries = [entry for number in sorted(receipts) if (entry := receipts[number].entry)]
+        if not entries:
+            raise InvalidInputError(f"{self._corpus}: no text in it, not one passage can be made of it")
+        codec = load_codec(self._collection, _pins(job).codec_id)
+        result = commit_shards(
+            self._collection,
+            NewShards(
+                entries=entries,
+                metadata_columns=spec.metadata_columns,
+                job_id=spec.job_id,
+                replaces="document_id",
+            ),
+            collection_pins(spec, self._identity, codec),
+            spec.options.mode,
+        )
+        return self._report(
+            spec, job, receipts, version=result.version, num_encoded=num_encoded, num_superseded=result.num_deleted
+        )
+
+    def _report(
+        self,
+        spec: JobSpec,
+        job: JobFolder,
+        receipts: dict[int, Receipt],
+        *,
+        version: int,
+        num_encoded: int,
+        num_superseded: int = 0,
+    ) -> EncodeReport:
+        entries = [receipt.entry for receipt in receipts.values() if receipt.entry]
+        bad_records = [bad for number in sorted(receipts) for bad in receipts[number].bad_records]
+        pins = _pins(job)
+        return EncodeReport(
+            job_id=spec.job_id,
+            collection=self._collection.name,
+            version=version,
+            already_done=num_encoded < 0,
+            num_partitions=len(spec.partitions),
+            num_encoded=max(0, num_encoded),
+            num_documents=spec.num_documents,
+            num_passages=sum(entry.num_passages for entry in entries),
+            num_tokens=sum(entry.num_tokens for entry in entries),
+            num_bad_records=len(bad_records),
+            num_superseded=num_superseded,
+            memory_bytes=2 * self._identity.memory_dim,
+            record_bytes=2 * load_codec(self._collection, pins.codec_id).record_words,
+            shard_bytes=sum(entry.num_bytes for entry in entries),
+            reconstruction_error=pins.reconstruction_error,
+            dead_letters=job.put_dead_letters(bad_records) if bad_records else "",
+            seconds=time.monotonic() - self._started,
+        )
+
+
+def collection_pins(spec: JobSpec, identity: EncoderIdentity, codec: ProductCodec) -> Pins:
+    """Return what a collection made by this job is pinned to."""
+    return Pins(
+        encoder={
+            "id": identity.id,
+            "identity": identity.to_dict(),
+            "options": spec.options.encoder.to_dict(),
+        },
+        codec_id=codec.id,
+        memory_dim=identity.memory_dim,
+        embedding_dim=identity.embedding_dim,
+        record_words=codec.record_words,
+    )
+
+
+def _with_codec_id(collection: Collection, options: EncodeOptions) -> EncodeOptions:
+    """Take a codec given as a folder into the collection and name it by its id, so that a moved folder is the same job."""
+    if options.codec == "auto" or not Path(options.codec).is_dir():
+        return options
+    codec = ProductCodec.load(options.codec)
+    collection.put_codec(codec.id, dict(codec.files()))
+    return replace(options, codec=codec.id)
+
+
+def _newest(collection: Collection) -> Snapshot | None:
+    try:
+        return collection.snapshot()
+    except CollectionNotFoundError:
+        return None
+
+
+def _pins(job: JobFolder) -> JobPins:
+    pins = job.pins()
+    if pins is None:
+        raise InternalError(f"job {job.job_id} has no pins; run it again")
+    return pins
+
+
+def _is_published(spec: JobSpec, receipts: dict[int, Receipt], base: Snapshot) -> bool:
+    if len(receipts) < len(spec.partitions):
+        return False
+    published = {shard.entry.shard_id for shard in base.shards}
+    wanted = {receipt.entry.shard_id for receipt in receipts.values() if receipt.entry}
+    return bool(wanted) and wanted <= published
+
+
+def _id_batches(partitions: tuple[Partition, ...]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for partition in partitions:
+        for item in read_partition(partition):
+            if isinstance(item, Document):
+                batch.append(item.document_id)
+                if len(batch) == _ID_BATCH:
+                    yield batch
+                    batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,136 @@
+"""What a job decides once, before its first shard: which codec and which text dictionary all its shards use.
+
+Does not: encode the corpus; it encodes a sample, spread evenly over the input.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from encoder_jobs.spec import JobFolder, JobPins, JobSpec
+from encoder_jobs.stages import cached_splitter, load_codec, tokenize, use_all_cores
+from memstore.codec import ProductCodec, choose_layout, reconstruction
+from memstore.encoders import load_encoder
+from memstore.errors import CollectionNotFoundError, InvalidInputError
+from memstore.storage import Collection, PosixStore, train_dictionary
+from memstore.types import MemoryEncoder, TokenizedPassage
+
+_SAMPLED_PARTITIONS = 32
+_HELD_OUT_EVERY = 10
+
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """Progress of the preparation: `done` of `total` units of `what`."""
+
+    what: str
+    done: int
+    total: int
+
+
+def prepare_job(location: str, collection_name: str, job_id: str) -> Iterator[Step]:
+    """Pin the job's codec and dictionary, unless an earlier run did. Runs where an encoder runs.
+
+    Yields:
+        Progress, for a display.
+    """
+    collection = Collection(PosixStore(location), collection_name)
+    job = JobFolder(collection, job_id)
+    if job.pins() is not None:
+        return
+    use_all_cores()
+    spec = job.spec()
+    sample = _sample_passages(spec)
+    if not sample:
+        raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
+    dictionary = collection.put_dictionary(train_dictionary([p.passage.text for p in sample]))
+    codec_id = _given_codec(collection, spec)
+    error = None
+    if codec_id is None:
+        encoder = load_encoder(spec.options.encoder)
+        memories: list[np.ndarray] = []
+        yield from _encode_sample(encoder, sample, memories)
+        held_out = np.concatenate(memories[::_HELD_OUT_EVERY])
+        training = np.concatenate([m for i, m in enumerate(memories) if i % _HELD_OUT_EVERY or len(memories) == 1])
+        trained: list[ProductCodec] = []
+        yield from _train(training, trained)
+        codec = trained[0]
+        collection.put_codec(codec.id, dict(codec.files()))
+        codec_id, error = codec.id, reconstruction(held_out, codec).relative_mse
+    job.put_pins(JobPins(codec_id=codec_id, dictionary=dictionary, reconstruction_error=error))
+
+
+def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
+    """Return the codec that the user or the collection prescribes, None if one must be trained."""
+    if spec.options.codec != "auto":
+        return load_codec(collection, spec.options.codec).id
+    if spec.options.mode == "replace":
+        return None
+    try:
+        return collection.snapshot().manifest.codec_id
+    except CollectionNotFoundError:
+        return None
+
+
+def _sample_passages(spec: JobSpec) -> list[TokenizedPassage]:
+    """Return passages of about `codec_sample_tokens` tokens from up to 32 partitions, spread evenly."""
+    splitter = cached_splitter(spec.options.encoder)
+    num_chosen = min(_SAMPLED_PARTITIONS, len(spec.partitions))
+    chosen = np.linspace(0, len(spec.partitions) - 1, num_chosen).round().astype(int)
+    quota = spec.options.codec_sample_tokens / num_chosen
+    sample: list[TokenizedPassage] = []
+    for number in chosen:
+        passages = tokenize(spec.partitions[number], splitter, spec.metadata_columns).passages
+        num_tokens = sum(len(passage.token_ids) for passage in passages)
+        step = max(1, int(num_tokens // quota)) if quota else 1
+        sample.extend(passages[::step])
+    return sample
+
+
+def _encode_sample(
+    encoder: MemoryEncoder, sample: Sequence[TokenizedPassage], memories: list[np.ndarray]
+) -> Iterator[Step]:
+    """Fill `memories` with one (T, D) float32 array a passage, in the order of the batches."""
+    total = sum(len(passage.token_ids) for passage in sample)
+    done = 0
+    for batch in encoder.encode(sample):
+        memories.extend(np.split(batch.memories, batch.offsets[1:-1]))
+        done += len(batch.memories)
+        yield Step("encoding a sample for the codec, tokens", done, total)
+
+
+def _train(vectors: np.ndarray, trained: list[ProductCodec]) -> Iterator[Step]:
+    """Train a codec on (T, D) vectors and leave it in `trained`, yielding progress while it works."""
+    layout = choose_layout(vectors.shape[1], len(vectors))
+    steps: queue.Queue[Step | BaseException | ProductCodec] = queue.Queue()
+
+    def work() -> None:
+        try:
+            steps.put(
+                ProductCodec.train(
+                    vectors,
+                    num_subspaces=layout.num_subspaces,
+                    codebook_size=layout.codebook_size,
+                    seed=0,
+                    progress=lambda done, total: steps.put(Step("training the codec, subspaces", done, total)),
+                )
+            )
+        except BaseException as err:  # noqa: BLE001 (handed to the caller, who raises it)
+            steps.put(err)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        item = steps.get()
+        if isinstance(item, BaseException):
+            raise item
+        if isinstance(item, ProductCodec):
+            trained.append(item)
+            return
+        yield item

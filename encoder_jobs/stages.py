@@ -1,0 +1,184 @@
+"""The two stages that every partition goes through, whoever drives them: tokenize, then encode and store.
+
+Both are plain: a function, and a class that is built once a worker and called once a partition. Token ids travel
+between them as Arrow bytes; memories never leave the encoding stage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+
+from encoder_jobs.spec import JobFolder, JobPins, JobSpec, Receipt
+from memstore.codec import ProductCodec
+from memstore.encoders import EncoderOptions, load_encoder, load_splitter
+from memstore.storage import Collection, PosixStore, ShardContent, ShardEntry
+from memstore.text import BadRecord, Partition, coerce_metadata, read_partition
+from memstore.types import MemoryEncoder, Passage, PassageSplitter, TokenizedPassage
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPartition:
+    """A partition ready for the encoder."""
+
+    number: int
+    passages: list[TokenizedPassage]
+    bad_records: list[BadRecord]
+
+    def to_bytes(self) -> bytes:
+        """Return it as an Arrow IPC stream."""
+        table = pa.table(
+            {
+                "document_id": [p.passage.document_id for p in self.passages],
+                "number": [p.passage.number for p in self.passages],
+                "title": [p.passage.title for p in self.passages],
+                "text": [p.passage.text for p in self.passages],
+                "start": [p.passage.start for p in self.passages],
+                "end": [p.passage.end for p in self.passages],
+                "num_tokens": [p.passage.num_tokens for p in self.passages],
+                "metadata": [json.dumps(dict(p.passage.metadata)) for p in self.passages],
+                "token_ids": pa.array([p.token_ids for p in self.passages], pa.list_(pa.int32())),
+            },
+            metadata={
+                "number": str(self.number),
+                "bad_records": json.dumps([asdict(bad) for bad in self.bad_records]),
+            },
+        )
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> TokenizedPartition:
+        """Build from `to_bytes`."""
+        table = pa.ipc.open_stream(data).read_all()
+        about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+        passages = []
+        for row in table.to_pylist():
+            token_ids = np.array(row.pop("token_ids"), dtype=np.int32)
+            metadata = json.loads(row.pop("metadata"))
+            passages.append(TokenizedPassage(Passage(**row, metadata=metadata), token_ids))
+        bad_records = [BadRecord(**bad) for bad in json.loads(about["bad_records"])]
+        return cls(int(about["number"]), passages, bad_records)
+
+
+def tokenize(
+    partition: Partition, splitter: PassageSplitter, metadata_columns: dict[str, str]
+) -> TokenizedPartition:
+    """Read a partition's documents and cut them into passages."""
+    passages: list[TokenizedPassage] = []
+    bad_records: list[BadRecord] = []
+    for item in read_partition(partition):
+        if isinstance(item, BadRecord):
+            bad_records.append(item)
+        else:
+            metadata = {
+                name: coerce_metadata(value, metadata_columns[name])
+                for name, value in item.metadata.items()
+                if name in metadata_columns  # a column that is null everywhere has no type
+            }
+            passages.extend(splitter.split(replace(item, metadata=metadata)))
+    return TokenizedPartition(partition.index, passages, bad_records)
+
+
+def use_all_cores() -> None:
+    """Let torch and faiss use every core of this machine, whatever the launcher set: the same thread counts give the
+    same bytes in-process and under Ray, which tells its workers to use one thread."""
+    import faiss
+    import torch
+
+    if torch.cuda.is_available():  # several workers share such a machine, and its cores do little
+        return
+    threads = os.cpu_count() or 1
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+
+
+@lru_cache(maxsize=4)
+def cached_splitter(options: EncoderOptions) -> PassageSplitter:
+    """Return the splitter of these options, built once a process."""
+    return load_splitter(options)
+
+
+def encode_passages(
+    encoder: MemoryEncoder, codec: ProductCodec, passages: Sequence[TokenizedPassage]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the passages' records and retrieval vectors, in their order.
+
+    Memories are quantized batch by batch, so no more than one batch of them exists at a time.
+
+    Returns:
+        (sum of num_tokens, W) uint16 and (N, E) float32.
+    """
+    offsets = np.zeros(len(passages) + 1, dtype=np.int64)
+    np.cumsum([len(passage.token_ids) for passage in passages], out=offsets[1:])
+    records = np.empty((int(offsets[-1]), codec.record_words), dtype=np.uint16)
+    embeddings = np.empty((len(passages), encoder.identity.embedding_dim), dtype=np.float32)
+    for batch in encoder.encode(passages):
+        codes = codec.encode(batch.memories)
+        for i, row in enumerate(batch.rows):
+            records[offsets[row] : offsets[row + 1]] = codes[batch.offsets[i] : batch.offsets[i + 1]]
+        embeddings[batch.rows] = batch.embeddings
+    return records, embeddings
+
+
+class PartitionEncoder:
+    """Encodes, quantizes and stores partitions of one job: one encoder and one codec a worker.
+
+    Args:
+        location: the store's folder, the same on every machine.
+        collection: the collection's name.
+        job_id: whose spec and pins to follow; the codec is mapped from the store, never sent.
+    """
+
+    def __init__(self, location: str, collection: str, job_id: str) -> None:
+        use_all_cores()
+        self._collection = Collection(PosixStore(location), collection)
+        self._job = JobFolder(self._collection, job_id)
+        spec, pins = self._job.spec(), self._job.pins()
+        if pins is None:
+            raise AssertionError("a job is pinned before its partitions are encoded")
+        self._setup(spec, pins)
+
+    def _setup(self, spec: JobSpec, pins: JobPins) -> None:
+        self._metadata_columns = spec.metadata_columns
+        self._encoder = load_encoder(spec.options.encoder)
+        self._codec = load_codec(self._collection, pins.codec_id)
+        self._dictionary = self._collection.dictionary(pins.dictionary)
+
+    def __call__(self, partition: TokenizedPartition) -> Receipt:
+        """Store a partition's shard, then its receipt."""
+        receipt = Receipt(
+            partition=partition.number,
+            entry=self._store(partition) if partition.passages else None,
+            bad_records=tuple(partition.bad_records),
+        )
+        return self._job.put_receipt(receipt)
+
+    def _store(self, partition: TokenizedPartition) -> ShardEntry:
+        records, embeddings = encode_passages(self._encoder, self._codec, partition.passages)
+        content = ShardContent(
+            passages=[tokenized.passage for tokenized in partition.passages],
+            embeddings=embeddings,
+            records=records,
+            metadata_columns=self._metadata_columns,
+            dictionary=self._dictionary,
+        )
+        return self._collection.put_shard(content, f"{self._job.job_id[:16]}-{partition.number:08d}")
+
+
+def load_codec(collection: Collection, codec_id: str) -> ProductCodec:
+    """Open a codec of the collection: a read-only mapping that all processes of a machine share."""
+    files = {
+        name: reader.read(0, reader.num_bytes) for name, reader in collection.open_codec(codec_id).items()
+    }
+    return ProductCodec.from_bytes(
+        bytes(files["config.json"]), files["codec.safetensors"], codec_id=codec_id
+    )

@@ -1,0 +1,1 @@
+"""How far does batching change a memory? See docs/results/batching.md."""

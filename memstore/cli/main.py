@@ -1,0 +1,72 @@
+"""Assembles the `memstore` command and turns errors into messages and exit codes.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 partial,
+75 retry later. Commands import what they need when they run, so that help is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import entry_points
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from memstore import __version__
+from memstore.cli import collection, query
+from memstore.errors import MemstoreError
+
+_INTERRUPTED = 130
+
+
+def build_app() -> typer.Typer:
+    """Return the command with everything that is installed."""
+    app = typer.Typer(
+        name="memstore",
+        help="A compressed store of token memories for reader models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback(invoke_without_command=True)
+    def options(
+        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    ) -> None:
+        if version:
+            typer.echo(__version__)
+            raise typer.Exit
+
+    query.register(app)
+    collection.register(app)
+    for point in sorted(entry_points(group="memstore.commands"), key=lambda point: point.name):
+        point.load()(app)
+    return app
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; return its exit code."""
+    try:
+        code = build_app()(arguments, standalone_mode=False)
+    except MemstoreError as err:
+        typer.echo(f"error: {err}", err=True)
+        return err.exit_code
+    except click.exceptions.NoArgsIsHelpError as err:
+        typer.echo(err.format_message(), err=True)
+        return 2
+    except click.ClickException as err:
+        err.show()
+        return err.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        return 1
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,201 @@
+"""The client's folder of codecs: one folder a digest, bounded in bytes, safe between processes.
+
+A codec arrives in a folder of its own beside the others and is renamed into place when it is whole,
+so no process ever sees half of one. What is loaded is verified by digest each time; a damaged codec
+is thrown away and fetched again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+import google_crc32c
+
+from memstore.codec import ProductCodec
+from memstore.errors import ConfigError, CorruptionError, NotFoundError
+from memstore.v1 import memory_service_pb2 as pb
+
+DEFAULT_CACHE_BYTES = 2 << 30
+_CODEC_FILES = frozenset({"config.json", "codec.safetensors"})
+_CODEC_ID = re.compile(r"[0-9a-f]{64}")
+_ARRIVING = "arriving-"
+_ABANDONED_S = 24 * 3600
+_NUM_KEPT_OPEN = 4
+
+
+def default_cache_dir() -> Path:
+    """`memstore/codecs` in the user's cache folder ($XDG_CACHE_HOME, or `~/.cache`)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "memstore" / "codecs"
+
+
+class CodecCache:
+    """Codecs by digest, the least recently used thrown away first.
+
+    Args:
+        folder: where the codecs lie; made when the first codec comes.
+        limit_bytes: bytes of all codecs on disk together.
+    """
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        self.folder = folder
+        self.limit_bytes = limit_bytes
+        self._open: OrderedDict[str, ProductCodec] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, codec_id: str) -> ProductCodec | None:
+        """Return the codec, verified when it is opened; `None` if it is not here or damaged."""
+        _check_id(codec_id)
+        with self._lock:
+            codec = self._open.get(codec_id)
+            if codec is None:
+                codec = self._load(codec_id)
+            if codec is not None:
+                self._open[codec_id] = codec
+                self._open.move_to_end(codec_id)
+                while len(self._open) > _NUM_KEPT_OPEN:
+                    self._open.popitem(last=False)
+            return codec
+
+    def _load(self, codec_id: str) -> ProductCodec | None:
+        folder = self.folder / codec_id
+        if not folder.is_dir():
+            return None
+        try:
+            codec = ProductCodec.load(folder, codec_id=codec_id)
+            os.utime(folder)
+        except (CorruptionError, NotFoundError, FileNotFoundError):
+            # Damaged, or being thrown away by another process at this moment.
+            _throw_away(folder)
+            return None
+        return codec
+
+    def receive(self, codec_id: str) -> CodecArrival:
+        """Open a folder for a codec that is being fetched."""
+        _check_id(codec_id)
+        return CodecArrival(self, codec_id)
+
+    def evict(self, keep: str) -> None:
+        """Throw away the least recently used codecs until the rest fits; never the codec `keep`."""
+        used: list[tuple[float, int, Path]] = []
+        for folder in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process was faster
+                age = folder.stat().st_mtime
+                if _CODEC_ID.fullmatch(folder.name):
+                    num_bytes = sum(file.stat().st_size for file in folder.iterdir())
+                    used.append((age, num_bytes, folder))
+                elif folder.name.startswith(_ARRIVING) and age < time.time() - _ABANDONED_S:
+                    _throw_away(folder)
+        total = sum(num_bytes for _, num_bytes, _ in used)
+        for _, num_bytes, folder in sorted(used):
+            if total <= self.limit_bytes:
+                break
+            if folder.name != keep:
+                _throw_away(folder)
+                total -= num_bytes
+
+
+class CodecArrival:
+    """A codec on its way into the cache; a context that leaves nothing behind if it fails."""
+
+    def __init__(self, cache: CodecCache, codec_id: str) -> None:
+        self._cache = cache
+        self._codec_id = codec_id
+        self._files: list[tuple[str, int]] = []
+        self._num_bytes: dict[str, int] = {}
+        cache.folder.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=_ARRIVING, dir=cache.folder))
+
+    def __enter__(self) -> CodecArrival:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, part: pb.GetCodecResponse) -> None:
+        """Take the next message.
+
+        Raises:
+            ConfigError: if the codec is larger than the whole cache.
+            CorruptionError: if the message is not whole or not the next one.
+        """
+        if part.HasField("header"):
+            self._add_header(part.header)
+        else:
+            self._add_chunk(part.chunk)
+
+    def _add_header(self, header: pb.CodecHeader) -> None:
+        names = [file.name for file in header.files]
+        if header.codec_id != self._codec_id or self._files or set(names) != _CODEC_FILES:
+            raise CorruptionError(
+                f"codec {self._codec_id}: the header names codec {header.codec_id!r}, files {names}"
+            )
+        num_bytes = sum(file.num_bytes for file in header.files)
+        if num_bytes > self._cache.limit_bytes:
+            raise ConfigError(
+                f"codec {self._codec_id}: {num_bytes:,} bytes do not fit into a cache of "
+                f"{self._cache.limit_bytes:,}; raise cache_bytes, or ask for decoded vectors with "
+                'decoded="bfloat16"'
+            )
+        self._files = [(file.name, file.num_bytes) for file in header.files]
+        for name in names:
+            (self._folder / name).touch()
+            self._num_bytes[name] = 0
+
+    def _add_chunk(self, chunk: pb.CodecChunk) -> None:
+        expected = self._num_bytes.get(chunk.file_name)
+        if chunk.offset != expected or google_crc32c.value(chunk.data) != chunk.crc32c:
+            raise CorruptionError(
+                f"codec {self._codec_id}: a chunk at {chunk.file_name!r}:{chunk.offset} is damaged "
+                f"or out of order; wanted offset {expected}"
+            )
+        if expected + len(chunk.data) > dict(self._files)[chunk.file_name]:
+            raise CorruptionError(
+                f"codec {self._codec_id}: {chunk.file_name} is longer than its header says"
+            )
+        with (self._folder / chunk.file_name).open("ab") as file:
+            file.write(chunk.data)
+        self._num_bytes[chunk.file_name] += len(chunk.data)
+
+    def finish(self) -> ProductCodec:
+        """Verify the codec, put it in its place and return it.
+
+        Raises:
+            CorruptionError: if what came is not the codec of this digest.
+        """
+        ProductCodec.load(self._folder, codec_id=self._codec_id)
+        final = self._cache.folder / self._codec_id
+        with suppress(OSError):  # another process brought the same codec: its copy is as good
+            self._folder.rename(final)
+        self._cache.evict(keep=self._codec_id)
+        codec = self._cache.get(self._codec_id)
+        if codec is None:
+            raise CorruptionError(f"codec {self._codec_id}: gone from {self._cache.folder} at once")
+        return codec
+
+
+def _check_id(codec_id: str) -> None:
+    if not _CODEC_ID.fullmatch(codec_id):  # it becomes the name of a folder
+        raise CorruptionError(f"codec id {codec_id!r}: wanted 64 hexadecimal digits")
+
+
+def _throw_away(folder: Path) -> None:
+    """Remove a codec: renamed first, so that no other process opens half of it."""
+    grave = folder.with_name(f"{_ARRIVING}{folder.name[:8]}-{os.getpid()}-{time.monotonic_ns()}")
+    with suppress(FileNotFoundError):
+        folder.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)

@@ -1,0 +1,161 @@
+"""Writing memories that users bring themselves: check, quantize, cut into shards, commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memstore.errors import CollectionNotFoundError, ConfigError, ShapeError
+from memstore.storage import (
+    WRITE_MODES,
+    Collection,
+    NewShards,
+    Pins,
+    ShardContent,
+    ShardEntry,
+    Snapshot,
+    WriteMode,
+    check_pins,
+    commit_shards,
+    infer_metadata_columns,
+    train_dictionary,
+)
+from memstore.types import CommitResult, Passage
+
+if TYPE_CHECKING:
+    from memstore.codec import ProductCodec
+
+_SHARD_TOKENS = 250_000
+_CODEC_SAMPLE = 200_000
+
+
+def write_memories(
+    collection: Collection,
+    passages: Sequence[Passage],
+    memories: Sequence[np.ndarray],
+    *,
+    embeddings: np.ndarray | None,
+    mode: WriteMode,
+    codec: ProductCodec | None,
+    encoder_id: str,
+    load_codec: Callable[[str], ProductCodec],
+) -> CommitResult:
+    """See `Store.write`; `load_codec` opens the collection's codec by id."""
+    if mode not in WRITE_MODES:
+        raise ConfigError(f"mode {mode!r}; wanted one of {', '.join(WRITE_MODES)}")
+    width = _check_memories(passages, memories)
+    vectors = _unit_rows(
+        _means(memories) if embeddings is None else np.asarray(embeddings), len(passages)
+    )
+    base = _base(collection, mode)
+    encoder = {"id": encoder_id} if encoder_id else {}
+    if base is not None:
+        codec = codec or load_codec(base.manifest.codec_id)
+        if encoder_id == base.manifest.encoder_id:
+            encoder = base.manifest.encoder
+    elif codec is None:
+        codec = _train(memories)
+    pins = Pins(
+        encoder=encoder,
+        codec_id=codec.id,
+        memory_dim=width,
+        embedding_dim=vectors.shape[1],
+        record_words=codec.record_words,
+    )
+    if base is not None:
+        check_pins(base.manifest, pins)
+    collection.put_codec(codec.id, dict(codec.files()))
+    columns = infer_metadata_columns([passage.metadata for passage in passages])
+    entries = _put_shards(collection, passages, memories, vectors, codec, columns)
+    return commit_shards(
+        collection, NewShards(entries=entries, metadata_columns=columns), pins, mode
+    )
+
+
+def _put_shards(
+    collection: Collection,
+    passages: Sequence[Passage],
+    memories: Sequence[np.ndarray],
+    vectors: np.ndarray,
+    codec: ProductCodec,
+    columns: dict[str, str],
+) -> list[ShardEntry]:
+    batch = uuid.uuid4().hex[:16]
+    dictionary = train_dictionary([passage.text for passage in passages])
+    lengths = np.array([len(memory) for memory in memories])
+    owner = np.cumsum(lengths) // _SHARD_TOKENS  # rising: which shard each passage falls into
+    entries: list[ShardEntry] = []
+    for number in np.unique(owner):
+        rows: list[int] = np.flatnonzero(owner == number).tolist()
+        content = ShardContent(
+            passages=[dataclasses.replace(passages[i], num_tokens=int(lengths[i])) for i in rows],
+            embeddings=vectors[rows],
+            records=codec.encode(np.concatenate([memories[i] for i in rows])),
+            metadata_columns=columns,
+            dictionary=dictionary,
+        )
+        entries.append(collection.put_shard(content, f"{batch}-{len(entries):06d}"))
+    return entries
+
+
+def _base(collection: Collection, mode: WriteMode) -> Snapshot | None:
+    if mode == "replace":
+        return None
+    try:
+        return collection.snapshot()
+    except CollectionNotFoundError:
+        return None
+
+
+def _train(memories: Sequence[np.ndarray]) -> ProductCodec:
+    from memstore.codec import ProductCodec, choose_layout
+
+    sample = np.concatenate(memories).astype(np.float32)
+    if len(sample) > _CODEC_SAMPLE:
+        rows = np.random.default_rng(0).choice(len(sample), _CODEC_SAMPLE, replace=False)
+        sample = sample[np.sort(rows)]
+    layout = choose_layout(sample.shape[1], len(sample))
+    return ProductCodec.train(
+        sample, num_subspaces=layout.num_subspaces, codebook_size=layout.codebook_size, seed=0
+    )
+
+
+def _check_memories(passages: Sequence[Passage], memories: Sequence[np.ndarray]) -> int:
+    if not passages:
+        raise ConfigError("no passages to write")
+    if len(passages) != len(memories):
+        raise ShapeError(
+            f"{len(passages)} passages and {len(memories)} memories; wanted one memory a passage"
+        )
+    width = memories[0].shape[-1] if memories[0].ndim == 2 else 0
+    for passage, memory in zip(passages, memories, strict=True):
+        if memory.ndim != 2 or not len(memory) or memory.shape[1] != width:
+            raise ShapeError(
+                f"memory of passage {passage.passage_id!r} has shape {memory.shape}; wanted (T, "
+                f"{width}) with T ≥ 1"
+            )
+        if not np.isfinite(memory).all():
+            raise ShapeError(
+                f"memory of passage {passage.passage_id!r} holds NaN or infinity; wanted finite "
+                "numbers"
+            )
+    return int(width)
+
+
+def _means(memories: Sequence[np.ndarray]) -> np.ndarray:
+    return np.stack([memory.mean(axis=0, dtype=np.float32) for memory in memories])
+
+
+def _unit_rows(vectors: np.ndarray, num_rows: int) -> np.ndarray:
+    if vectors.ndim != 2 or len(vectors) != num_rows:
+        raise ShapeError(f"embeddings of shape {vectors.shape}; wanted ({num_rows}, E)")
+    norms = np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True)
+    if not np.isfinite(norms).all() or not norms.all():
+        row = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))[0])
+        raise ShapeError(f"embedding of row {row} is zero or not finite; wanted a direction")
+    unit: np.ndarray = vectors / norms
+    return unit

@@ -1,0 +1,502 @@
+"""The store's use cases: write, search, query, fetch, delete, and the care of collections.
+
+An embedded user holds one `Store`; the server wraps the same one. Each request reads one snapshot,
+and the answer says which. A store follows new versions by itself.
+
+Does not: know any transport, cluster or command line.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memstore.errors import (
+    CollectionNotFoundError,
+    ConfigError,
+    EncoderMismatchError,
+    MemstoreError,
+    NotFoundError,
+    ShapeError,
+)
+from memstore.storage import (
+    Collection,
+    GcReport,
+    ObjectReader,
+    ObjectStore,
+    PosixStore,
+    Snapshot,
+    VerifyReport,
+    WriteMode,
+    commit_delete,
+    gc,
+    list_collections,
+    verify,
+)
+from memstore.types import (
+    CollectionInfo,
+    CommitResult,
+    FetchResult,
+    Hit,
+    Memory,
+    MemoryEncoder,
+    Passage,
+    QueryResult,
+    SearchResult,
+)
+
+if TYPE_CHECKING:
+    from memstore.codec import ProductCodec
+    from memstore.index import Locator, VectorIndex
+
+MAX_TOP_K = 1_000
+MAX_FETCH_IDS = 1_000
+_OPEN_VIEWS = 4  # older versions kept open beside the newest
+
+log = logging.getLogger(__name__)
+
+
+def open_store(
+    path: str | Path,
+    *,
+    version: int | None = None,
+    encoder: MemoryEncoder | None = None,
+    create: bool = True,
+) -> Store:
+    """Open the store in a folder.
+
+    Args:
+        path: the folder; it is made at the first write.
+        version: read this version instead of the newest, in every call that names none.
+        encoder: turns questions into vectors; by default each collection's own encoder is loaded
+            when first needed.
+        create: False refuses a folder that does not exist.
+
+    Raises:
+        NotFoundError: if there is no such folder and `create` is False.
+        ConfigError: if `path` is a URL of a scheme that is not supported.
+    """
+    text = str(path)
+    if "://" in text and not text.startswith("file://"):
+        raise ConfigError(
+            f"store {text!r}: this version keeps stores in local folders only; give a path"
+        )
+    folder = Path(text.removeprefix("file://"))
+    if not create and not folder.is_dir():
+        raise NotFoundError(
+            f"store {text!r}: no such folder; encode a corpus into it first", path=text
+        )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"store {text!r} is a file; wanted a folder")
+    return Store(PosixStore(folder), version=version, encoder=encoder)
+
+
+class _View:
+    """A snapshot with what answers questions about it; index and locator are made when first
+    needed.
+    """
+
+    def __init__(self, collection: Collection, snapshot: Snapshot, codec: ProductCodec) -> None:
+        self.collection, self.snapshot, self.codec = collection, snapshot, codec
+        self._lock = threading.Lock()
+
+    @cached_property
+    def index(self) -> VectorIndex:
+        from memstore.index import open_index
+
+        with self._lock:
+            return open_index(self.collection, self.snapshot)
+
+    @cached_property
+    def locator(self) -> Locator:
+        from memstore.index import Locator
+
+        return Locator(self.snapshot)
+
+    def memory(self, row: int, passage_id: str) -> Memory:
+        return Memory(passage_id, self.snapshot.records(row), self.codec)
+
+
+class Store:
+    """Collections of compressed memories under one root. Safe to use from many threads.
+
+    Every method may raise `CorruptionError` when stored bytes are not what was written, and
+    `StorageError` when the medium fails.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        *,
+        version: int | None = None,
+        encoder: MemoryEncoder | None = None,
+    ) -> None:
+        self.objects = objects
+        self._version = version
+        self._lock = threading.Lock()
+        self._collections: dict[str, Collection] = {}
+        self._views: dict[tuple[str, int], _View] = {}
+        self._codecs: dict[str, ProductCodec] = {}
+        self._encoders: dict[str, MemoryEncoder] = {encoder.identity.id: encoder} if encoder else {}
+
+    def search(
+        self,
+        query: str | np.ndarray,
+        *,
+        top_k: int = 8,
+        where: str | None = None,
+        collection: str = "default",
+        version: int | None = None,
+    ) -> SearchResult:
+        """Return the best passages for a question.
+
+        Args:
+            query: a text, or its retrieval vector: (E,) floats.
+            top_k: how many, 1 to 1,000.
+            where: a filter on metadata columns (`"year >= 2019 and lang in ('de', 'en')"`).
+            collection: where to look.
+            version: which version, the newest by default.
+
+        Raises:
+            ConfigError: for a bad `top_k` or filter. ShapeError: for a bad vector.
+            CollectionNotFoundError, SnapshotNotFoundError, EncoderMismatchError.
+        """
+        view = self._view(collection, version)
+        _, hits = self._search(view, query, top_k, where)
+        return SearchResult(collection=collection, version=view.snapshot.version, hits=hits)
+
+    def query(
+        self,
+        query: str | np.ndarray,
+        *,
+        top_k: int = 8,
+        where: str | None = None,
+        collection: str = "default",
+        version: int | None = None,
+    ) -> QueryResult:
+        """Return the best passages for a question with their memories. Arguments and errors as
+        `search`.
+        """
+        view = self._view(collection, version)
+        rows, hits = self._search(view, query, top_k, where)
+        manifest = view.snapshot.manifest
+        return QueryResult(
+            collection=collection,
+            version=manifest.version,
+            hits=hits,
+            encoder_id=manifest.encoder_id,
+            codec_id=manifest.codec_id,
+            memories=tuple(
+                view.memory(row, hit.passage_id) for row, hit in zip(rows, hits, strict=True)
+            ),
+        )
+
+    def fetch(
+        self, passage_ids: Sequence[str], *, collection: str = "default", version: int | None = None
+    ) -> FetchResult:
+        """Return passages and memories by id, in the order of the ids.
+
+        Raises:
+            PassageNotFoundError: if an id has no live passage. ConfigError: for no id or more than
+                1,000.
+        """
+        if not 1 <= len(passage_ids) <= MAX_FETCH_IDS:
+            raise ConfigError(
+                f"fetch of {len(passage_ids)} passages; wanted 1 to {MAX_FETCH_IDS} a call"
+            )
+        view = self._view(collection, version)
+        rows = view.locator.rows(passage_ids)
+        manifest = view.snapshot.manifest
+        return FetchResult(
+            collection=collection,
+            version=manifest.version,
+            encoder_id=manifest.encoder_id,
+            codec_id=manifest.codec_id,
+            passages=tuple(view.snapshot.passage(row) for row in rows),
+            memories=tuple(
+                view.memory(row, name) for row, name in zip(rows, passage_ids, strict=True)
+            ),
+        )
+
+    def write(
+        self,
+        passages: Sequence[Passage],
+        memories: Sequence[np.ndarray],
+        *,
+        embeddings: np.ndarray | None = None,
+        mode: WriteMode = "append",
+        collection: str = "default",
+        codec: ProductCodec | None = None,
+        encoder_id: str = "",
+    ) -> CommitResult:
+        """Write memories that you bring yourself, as one version.
+
+        Args:
+            passages: N passages with unique ids.
+            memories: N arrays, (T_i, D) floats each.
+            embeddings: (N, E) floats, scaled to unit length; by default the mean of each memory.
+            mode: `"append"`, `"upsert"` (same passage ids are superseded) or `"replace"`.
+            collection: made if it is not there.
+            codec: of a new collection; by default trained on these memories.
+            encoder_id: the encoder that made the memories; must be the collection's if it pins one.
+
+        Raises:
+            ShapeError, ConfigError, DuplicateIdError, AlreadyExistsError, CodecMismatchError,
+            EncoderMismatchError, CommitConflictError, CommitUnknownError.
+        """
+        from memstore.ingest import write_memories
+
+        target = self.collection(collection)
+        return write_memories(
+            target,
+            passages,
+            memories,
+            embeddings=embeddings,
+            mode=mode,
+            codec=codec,
+            encoder_id=encoder_id,
+            load_codec=lambda codec_id: self._codec(target, codec_id),
+        )
+
+    def delete(
+        self,
+        *,
+        passage_ids: Sequence[str] | None = None,
+        document_ids: Sequence[str] | None = None,
+        where: str | None = None,
+        collection: str = "default",
+    ) -> CommitResult:
+        """Delete passages by id, by document or by filter: exactly one of the three. What is not
+        there is no error.
+
+        Raises:
+            ConfigError: unless exactly one is given. CommitConflictError: if another writer was
+                faster.
+        """
+        import pyarrow as pa
+
+        given = {"passage_ids": passage_ids, "document_ids": document_ids, "where": where}
+        chosen = [name for name, value in given.items() if value is not None]
+        if len(chosen) != 1:
+            raise ConfigError(
+                f"delete wants one of passage_ids, document_ids and where; got {chosen or 'none'}"
+            )
+        target = self.collection(collection)
+        snapshot = target.snapshot()
+        if where is not None:
+            rows = np.flatnonzero(snapshot.matching(where))
+        else:
+            column = "passage_id" if passage_ids is not None else "document_id"
+            rows = snapshot.rows_with(
+                column, pa.array(passage_ids or document_ids or [], pa.string())
+            )
+        return commit_delete(target, snapshot, rows)
+
+    def collections(self) -> list[CollectionInfo]:
+        """Return every collection at its newest version, by name."""
+        return [self.collection_info(name) for name in list_collections(self.objects)]
+
+    def collection_info(
+        self, collection: str = "default", version: int | None = None
+    ) -> CollectionInfo:
+        """Return a collection in figures."""
+        target = self.collection(collection)
+        return _info(target, version or self._version or target.snapshot().version)
+
+    def versions(self, collection: str = "default") -> list[CollectionInfo]:
+        """Return every kept version of a collection, the oldest first."""
+        target = self.collection(collection)
+        numbers = target.versions()
+        if not numbers:
+            raise CollectionNotFoundError(
+                f"no collection {collection!r} in {self.objects.location}", collection=collection
+            )
+        return [_info(target, number) for number in numbers]
+
+    def verify(self, collection: str = "default", version: int | None = None) -> VerifyReport:
+        """Read every byte of a version and compare its digests."""
+        target = self.collection(collection)
+        return verify(target, version or target.snapshot().version)
+
+    def gc(
+        self,
+        collection: str = "default",
+        *,
+        keep_versions: int = 10,
+        grace_s: float = 72 * 3600.0,
+        dry_run: bool = True,
+    ) -> GcReport:
+        """Delete what no kept version has named for a grace period; see `memstore.storage.gc`."""
+        target = self.collection(collection)
+        target.snapshot()
+        return gc(target, keep_versions=keep_versions, grace_s=grace_s, dry_run=dry_run)
+
+    def codec(self, collection: str = "default", codec_id: str | None = None) -> ProductCodec:
+        """Return a collection's codec: that of its newest version, or one by id.
+
+        Raises:
+            CodecNotFoundError, CorruptionError.
+        """
+        target = self.collection(collection)
+        return self._codec(target, codec_id or target.snapshot().manifest.codec_id)
+
+    def codec_files(self, collection: str, codec_id: str) -> dict[str, ObjectReader]:
+        """Open a codec's files by name, for sending them on."""
+        return self.collection(collection).open_codec(codec_id)
+
+    def encoder(self, collection: str = "default", version: int | None = None) -> MemoryEncoder:
+        """Return the encoder that a collection pins, loading it when first needed.
+
+        Raises:
+            EncoderMismatchError: if the collection has none, or what its source holds now is
+                another one.
+        """
+        return self._encoder(self._view(collection, version).snapshot)
+
+    def refresh(self) -> None:
+        """Open the newest version, with its index, of every collection in use, so that no request
+        has to wait for it.
+
+        Failures are logged: the versions that are open keep answering.
+        """
+        for name in list(self._collections):
+            try:
+                view = self._view(name, self._version)
+                _ = view.index, view.locator
+            except MemstoreError as err:
+                log.warning("collection %s: %s", name, err)
+
+    def collection(self, name: str) -> Collection:
+        """Return a collection's storage. `ConfigError` for a name that cannot be one."""
+        with self._lock:
+            if name not in self._collections:
+                self._collections[name] = Collection(self.objects, name)
+            return self._collections[name]
+
+    def _view(self, name: str, version: int | None) -> _View:
+        target = self.collection(name)
+        snapshot = target.snapshot(version or self._version)
+        key = (name, snapshot.version)
+        with self._lock:
+            view = self._views.get(key)
+        if view is None:
+            view = _View(target, snapshot, self._codec(target, snapshot.manifest.codec_id))
+            with self._lock:
+                view = self._views.setdefault(key, view)
+                self._forget_views(name)
+        return view
+
+    def _forget_views(self, name: str) -> None:
+        mine = sorted(key for key in self._views if key[0] == name)
+        for key in mine[: -(_OPEN_VIEWS + 1)]:
+            del self._views[key]
+
+    def _search(
+        self, view: _View, query: str | np.ndarray, top_k: int, where: str | None
+    ) -> tuple[list[int], tuple[Hit, ...]]:
+        if not 1 <= top_k <= MAX_TOP_K:
+            raise ConfigError(f"top_k is {top_k}; wanted 1 to {MAX_TOP_K}")
+        snapshot = view.snapshot
+        vector = self._query_vector(snapshot, query)
+        allowed = None
+        if where is not None:
+            allowed = snapshot.matching(where)
+        elif len(snapshot.deleted):
+            allowed = snapshot.live
+        rows, scores = view.index.search(vector, top_k, allowed)
+        hits = tuple(
+            _hit(snapshot.passage(int(row)), float(score))
+            for row, score in zip(rows, scores, strict=True)
+        )
+        return [int(row) for row in rows], hits
+
+    def _query_vector(self, snapshot: Snapshot, query: str | np.ndarray) -> np.ndarray:
+        if isinstance(query, str):
+            if not query.strip():
+                raise ConfigError("the question is empty; give some words or a vector")
+            question: np.ndarray = self._encoder(snapshot).embed([query])[0]
+            return question
+        width = snapshot.manifest.embedding_dim
+        vector = np.asarray(query, dtype=np.float32)
+        if vector.shape != (width,):
+            raise ShapeError(f"query vector of shape {vector.shape}; wanted ({width},)")
+        if not np.isfinite(vector).all():
+            raise ShapeError("query vector holds NaN or infinity; wanted finite numbers")
+        return vector
+
+    def _codec(self, collection: Collection, codec_id: str) -> ProductCodec:
+        from memstore.codec import ProductCodec
+
+        with self._lock:
+            codec = self._codecs.get(codec_id)
+        if codec is None:
+            files = {
+                name: reader.read(0, reader.num_bytes)
+                for name, reader in collection.open_codec(codec_id).items()
+            }
+            codec = ProductCodec.from_bytes(
+                bytes(files["config.json"]), files["codec.safetensors"], codec_id=codec_id
+            )
+            with self._lock:
+                codec = self._codecs.setdefault(codec_id, codec)
+        return codec
+
+    def _encoder(self, snapshot: Snapshot) -> MemoryEncoder:
+        manifest = snapshot.manifest
+        encoder = self._encoders.get(manifest.encoder_id)
+        if encoder is not None:
+            return encoder
+        where = f"collection {manifest.collection!r}"
+        if not manifest.encoder_id:
+            raise EncoderMismatchError(
+                f"{where} holds memories that its users brought and pins no encoder; search it by "
+                "vector",
+                collection=manifest.collection,
+            )
+        from memstore.encoders import EncoderOptions, load_encoder
+
+        encoder = load_encoder(EncoderOptions.from_dict(manifest.encoder["options"]))
+        if encoder.identity.id != manifest.encoder_id:
+            raise EncoderMismatchError(
+                f"{where} is pinned to encoder {manifest.encoder_id[:16]}…, but "
+                f"{manifest.encoder['options']['source']!r} "
+                f"is now {encoder.identity.id[:16]}…; restore the checkpoint or pass the encoder "
+                "to open_store",
+                collection=manifest.collection,
+            )
+        with self._lock:
+            return self._encoders.setdefault(manifest.encoder_id, encoder)
+
+
+def _hit(passage: Passage, score: float) -> Hit:
+    fields = {name: getattr(passage, name) for name in Passage.__dataclass_fields__}
+    return Hit(score=score, **fields)
+
+
+def _info(collection: Collection, version: int) -> CollectionInfo:
+    manifest = collection.manifest(version)
+    refs = manifest.shard_lists
+    return CollectionInfo(
+        name=manifest.collection,
+        version=manifest.version,
+        created_at=manifest.created_at,
+        operation=manifest.operation,
+        encoder_id=manifest.encoder_id,
+        encoder_source=str(manifest.encoder.get("options", {}).get("source", "")),
+        codec_id=manifest.codec_id,
+        memory_dim=manifest.memory_dim,
+        embedding_dim=manifest.embedding_dim,
+        record_bytes=2 * manifest.record_words,
+        num_passages=manifest.num_rows - manifest.num_deleted,
+        num_tokens=sum(ref.num_tokens for ref in refs),
+        num_deleted=manifest.num_deleted,
+        num_shards=sum(ref.num_shards for ref in refs),
+        shard_bytes=sum(ref.num_bytes for ref in refs),
+        metadata_columns=dict(manifest.metadata_columns),
+    )

@@ -1,0 +1,254 @@
+"""A collection's objects under its name in a store: versions, shards, deletions, codecs,
+dictionaries.
+
+Reading starts from a version; writing an object publishes nothing: only `commit.py` makes a
+version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+from pyroaring import BitMap
+
+from memstore.errors import (
+    CodecNotFoundError,
+    CollectionNotFoundError,
+    ConfigError,
+    CorruptionError,
+    NotFoundError,
+    SnapshotNotFoundError,
+)
+from memstore.storage.dictionary import dictionary_digest, dictionary_key
+from memstore.storage.manifest import (
+    Manifest,
+    ShardEntry,
+    ShardListRef,
+    check_digest,
+    pack_shard_list,
+    unpack_shard_list,
+    version_key,
+)
+from memstore.storage.objects import Buffer, ObjectReader, ObjectStore
+from memstore.storage.sealed import unseal
+from memstore.storage.shard import Shard, ShardContent, build_shard
+from memstore.storage.snapshot import Snapshot
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62})")
+_HINT = "versions/LATEST"
+CODEC_FILES = ("config.json", "codec.safetensors")
+
+
+def check_collection_name(name: str) -> None:
+    """Raise `ConfigError` unless the name is safe as an object key and a metric label."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"collection name {name!r}: wanted 1 to 63 of a-z, 0-9, '_' and '-', beginning with a "
+            "letter or digit",
+            collection=name,
+        )
+
+
+def list_collections(store: ObjectStore) -> list[str]:
+    """Return the names of the collections that have at least one version, sorted."""
+    names = {key.split("/")[0] for key in store.list("") if "/versions/" in key}
+    return sorted(name for name in names if Collection(store, name).latest_version())
+
+
+class Collection:
+    """One collection of a store. Safe to use from many threads."""
+
+    def __init__(self, store: ObjectStore, name: str) -> None:
+        check_collection_name(name)
+        self.store = store
+        self.name = name
+        self._lock = threading.Lock()
+        self._newest: Snapshot | None = None
+        self._dictionaries: dict[str, bytes] = {"": b""}
+
+    def key(self, below: str) -> str:
+        """Return the store's key for a key of this collection."""
+        return f"{self.name}/{below}"
+
+    def latest_version(self) -> int:
+        """Return the newest version's number, 0 if there is none. The hint only says where to start
+        looking.
+        """
+        version = self._hinted_version()
+        if not version or not self._has_version(version):
+            version = max(self.versions(), default=0)
+        while self._has_version(version + 1):
+            version += 1
+        return version
+
+    def versions(self) -> list[int]:
+        """Return the numbers of all versions that are kept, rising."""
+        names = (key.rsplit("/", 1)[1] for key in self.store.list(self.key("versions/")))
+        return sorted(int(name[:20]) for name in names if re.fullmatch(r"\d{20}\.json", name))
+
+    def manifest(self, version: int) -> Manifest:
+        """Return a version's manifest.
+
+        Raises:
+            SnapshotNotFoundError: if there is no such version.
+            CorruptionError: if its bytes do not match their digest.
+        """
+        key = self.key(version_key(version))
+        try:
+            body = unseal(self.store.get(key), key)
+        except NotFoundError:
+            raise SnapshotNotFoundError(
+                f"collection {self.name!r} has no version {version}; the newest is "
+                f"{self.latest_version()}",
+                collection=self.name,
+                version=version,
+            ) from None
+        manifest = Manifest.from_dict(body, key)
+        if (manifest.collection, manifest.version) != (self.name, version):
+            raise CorruptionError(
+                f"{key}: holds version {manifest.version} of {manifest.collection!r}; restore it "
+                "from a copy",
+                object=key,
+            )
+        return manifest
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """Open a version, the newest by default; shards that an open snapshot shares are not opened
+        again.
+
+        Raises:
+            CollectionNotFoundError, SnapshotNotFoundError, CorruptionError.
+        """
+        newest = self._newest
+        if version is None:
+            if newest is not None and not self._has_version(newest.version + 1):
+                return newest
+            version = self.latest_version()
+            if not version:
+                raise CollectionNotFoundError(
+                    f"no collection {self.name!r} in {self.store.location}; encode or write "
+                    "passages into it first",
+                    collection=self.name,
+                )
+        elif newest is not None and newest.version == version:
+            return newest
+        snapshot = self._open(self.manifest(version))
+        with self._lock:
+            if self._newest is None or self._newest.version < version:
+                self._newest = snapshot
+        return snapshot
+
+    def entries(self, manifest: Manifest) -> Iterator[ShardEntry]:
+        """Yield the shards of a manifest in row order."""
+        for ref in manifest.shard_lists:
+            yield from unpack_shard_list(ref, self.store.get(self.key(ref.key)))
+
+    def open_shard(self, entry: ShardEntry, record_words: int) -> Shard:
+        """Open one shard."""
+        reader = self.store.open(self.key(entry.key))
+        return Shard(entry, record_words, reader, self.dictionary(entry.dictionary))
+
+    def put_shard(self, content: ShardContent, name: str) -> ShardEntry:
+        """Store a shard that no version names yet."""
+        data, entry = build_shard(content, name)
+        self.put_dictionary(content.dictionary)
+        self.store.put(self.key(entry.key), data)
+        return entry
+
+    def put_shard_list(self, entries: list[ShardEntry]) -> ShardListRef:
+        """Store a shard list."""
+        ref, data = pack_shard_list(entries)
+        self.store.put(self.key(ref.key), data)
+        return ref
+
+    def deleted_rows(self, ref: ShardListRef) -> BitMap:
+        """Return the deleted rows of a list, counted from the list's first row."""
+        if not ref.deletes:
+            return BitMap()
+        data = self.store.get(self.key(ref.deletes_key))
+        check_digest(data, ref.deletes, ref.deletes_key)
+        return BitMap.deserialize(data)
+
+    def put_deletes(self, rows: BitMap) -> str:
+        """Store a deletion bitmap; return its digest."""
+        data = rows.serialize()
+        digest = hashlib.sha256(data).hexdigest()
+        self.store.put(self.key(f"deletes/{digest}.bin"), data)
+        return digest
+
+    def dictionary(self, digest: str) -> bytes:
+        """Return a text dictionary by digest; empty for the empty name."""
+        if digest not in self._dictionaries:
+            data = self.store.get(self.key(dictionary_key(digest)))
+            check_digest(data, digest, dictionary_key(digest))
+            self._dictionaries[digest] = data
+        return self._dictionaries[digest]
+
+    def put_dictionary(self, dictionary: bytes) -> str:
+        """Store a text dictionary; return its digest."""
+        digest = dictionary_digest(dictionary)
+        if digest not in self._dictionaries:
+            self.store.put(self.key(dictionary_key(digest)), dictionary)
+            self._dictionaries[digest] = dictionary
+        return digest
+
+    def put_codec(self, codec_id: str, files: dict[str, Buffer]) -> None:
+        """Store a codec's files; the config comes last, so a codec with a config is whole."""
+        for name in reversed(CODEC_FILES):
+            self.store.put(self.key(f"codecs/{codec_id}/{name}"), files[name])
+
+    def open_codec(self, codec_id: str) -> dict[str, ObjectReader]:
+        """Open a codec's files by name; whoever parses them checks them against the id first.
+
+        Raises:
+            CodecNotFoundError: if the collection holds no such codec.
+        """
+        try:
+            return {
+                name: self.store.open(self.key(f"codecs/{codec_id}/{name}")) for name in CODEC_FILES
+            }
+        except NotFoundError as err:
+            raise CodecNotFoundError(
+                f"collection {self.name!r} holds no codec {codec_id[:16]}…",
+                collection=self.name,
+                codec_id=codec_id,
+            ) from err
+
+    def note_latest(self, version: int) -> None:
+        """Leave the hint that later readers start from."""
+        self.store.put_hint(self.key(_HINT), str(version).encode())
+
+    def _hinted_version(self) -> int:
+        try:
+            text = self.store.get(self.key(_HINT))
+        except NotFoundError:
+            return 0
+        return int(text) if re.fullmatch(rb"\d{1,19}", text) else 0
+
+    def _has_version(self, version: int) -> bool:
+        return self.store.exists(self.key(version_key(version)))
+
+    def _open(self, manifest: Manifest) -> Snapshot:
+        known = {shard.entry: shard for shard in self._newest.shards} if self._newest else {}
+        shards, deleted, start = [], [], 0
+        for ref in manifest.shard_lists:
+            for entry in unpack_shard_list(ref, self.store.get(self.key(ref.key))):
+                shards.append(known.get(entry) or self._open_listed(entry, manifest))
+            deleted.append(start + np.asarray(self.deleted_rows(ref), dtype=np.int64))
+            start += ref.num_passages
+        rows = np.concatenate(deleted) if deleted else np.zeros(0, dtype=np.int64)
+        return Snapshot(manifest, shards, rows)
+
+    def _open_listed(self, entry: ShardEntry, manifest: Manifest) -> Shard:
+        try:
+            return self.open_shard(entry, manifest.record_words)
+        except NotFoundError as err:
+            raise CorruptionError(
+                f"{entry.key}: version {manifest.version} of {self.name!r} names it and it is "
+                "gone; restore it",
+                object=entry.key,
+            ) from err

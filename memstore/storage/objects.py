@@ -1,0 +1,256 @@
+"""Where bytes live: one small protocol, and its POSIX implementation.
+
+Everything that the store writes is written once under a name of its own; the only object ever
+overwritten is a hint that nobody trusts. A commit is the create-only `put` of one small object, so
+`put` decides who wins.
+
+Does not: know what the bytes mean. Object stores (S3, GCS, Azure) come in behind the same protocol.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from memstore.errors import (
+    ConfigError,
+    CorruptionError,
+    NotFoundError,
+    StorageError,
+    StorageFullError,
+)
+
+Buffer = bytes | memoryview
+
+_TEMP_PREFIX = ".tmp-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class ObjectReader(Protocol):
+    """One immutable object opened for random access."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the object."""
+        ...
+
+    def read(self, start: int, length: int) -> memoryview:
+        """Return exactly these bytes, without a copy where the medium allows it."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Named immutable byte strings."""
+
+    @property
+    def location(self) -> str:
+        """The path or URL that a user would recognize."""
+        ...
+
+    def put(self, key: str, data: Buffer) -> bool:
+        """Create the object durably; False, with nothing changed, if the name is taken."""
+        ...
+
+    def put_hint(self, key: str, data: bytes) -> None:
+        """Overwrite a small object atomically but without durability: for hints that nobody trusts."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """Return a whole object; `NotFoundError` if there is none."""
+        ...
+
+    def open(self, key: str) -> ObjectReader:
+        """Open an object for random access; `NotFoundError` if there is none."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Say whether the object is there."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Yield the keys below a folder (`prefix` ends with `/`), in no order."""
+        ...
+
+    def modified_at(self, key: str) -> float:
+        """Seconds since the epoch at which the object was written, by the store's own clock."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; nothing happens if there is none."""
+        ...
+
+
+def storage_error(err: OSError, doing: str, where: str) -> StorageError | StorageFullError:
+    """Name a failed system call: what was done, where, and whether space was the reason."""
+    reason = os.strerror(err.errno) if err.errno else str(err)
+    if err.errno in _FULL:
+        return StorageFullError(
+            f"no space left while {doing} {where} ({reason}); nothing was committed: free space "
+            "and run it again",
+            object=where,
+        )
+    return StorageError(f"{doing} {where} failed: {reason}", object=where)
+
+
+class _MappedObject:
+    """A read-only mapping of a file. The file's size is looked at before each read: touching a page
+    that is no longer behind the mapping would end the process.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._path, self._key = path, key
+        with path.open("rb") as file:
+            self._num_bytes = os.fstat(file.fileno()).st_size
+            self._view = memoryview(
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self._num_bytes else b""
+            )
+
+    @property
+    def num_bytes(self) -> int:
+        return self._num_bytes
+
+    def read(self, start: int, length: int) -> memoryview:
+        end = start + length
+        size = self._num_bytes
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # unlinked after opening: the mapping still holds it
+            size = min(size, self._path.stat().st_size)
+        if start < 0 or length < 0 or end > size:
+            raise CorruptionError(
+                f"{self._key}: bytes {start}..{end} asked for, the file has {size}; it was cut "
+                "short: restore it",
+                object=self._key,
+            )
+        return self._view[start:end]
+
+
+class PosixStore:
+    """A folder on a local or network file system with `link` and `fsync`.
+
+    Source: the write order (temp file, fsync, link, fsync of the folder) is the one that survives
+        power cuts.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root).absolute()
+
+    @property
+    def location(self) -> str:
+        """The root folder."""
+        return str(self._root)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if not key or any(part in {"", ".", ".."} or "\0" in part for part in parts):
+            raise ConfigError(f"object key {key!r} is not a plain relative path")
+        return self._root.joinpath(*parts)
+
+    def put(self, key: str, data: Buffer) -> bool:
+        """See `ObjectStore.put`: temp file → fsync → link → fsync of the folder."""
+        path = self._path(key)
+        try:
+            if path.exists():
+                return False
+            self._make_folder(path.parent)
+            temp = path.parent / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
+            try:
+                _write_synced(temp, data)
+                try:
+                    os.link(temp, path)
+                except FileExistsError:
+                    return False
+            finally:
+                temp.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        except OSError as err:
+            raise storage_error(err, "writing", str(path)) from err
+        return True
+
+    def put_hint(self, key: str, data: bytes) -> None:
+        """See `ObjectStore.put_hint`."""
+        path = self._path(key)
+        temp = path.parent / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
+        try:
+            self._make_folder(path.parent)
+            temp.write_bytes(data)
+            temp.replace(path)
+        except OSError as err:
+            temp.unlink(missing_ok=True)
+            raise storage_error(err, "writing", str(path)) from err
+
+    def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"{key}: no such object in {self.location}", object=key) from None
+        except OSError as err:
+            raise storage_error(err, "reading", key) from err
+
+    def open(self, key: str) -> ObjectReader:
+        """See `ObjectStore.open`; reads are slices of one memory mapping."""
+        try:
+            return _MappedObject(self._path(key), key)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFoundError(f"{key}: no such object in {self.location}", object=key) from None
+        except OSError as err:
+            raise storage_error(err, "opening", key) from err
+
+    def exists(self, key: str) -> bool:
+        """See `ObjectStore.exists`."""
+        return self._path(key).is_file()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """See `ObjectStore.list`; unfinished temp files are listed too, so that `gc` sees them."""
+        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        if not folder.is_dir():
+            return
+        for path in folder.rglob("*"):
+            if path.is_file():
+                yield path.relative_to(self._root).as_posix()
+
+    def modified_at(self, key: str) -> float:
+        """See `ObjectStore.modified_at`."""
+        try:
+            return self._path(key).stat().st_mtime
+        except FileNotFoundError:
+            raise NotFoundError(f"{key}: no such object in {self.location}", object=key) from None
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        try:
+            self._path(key).unlink(missing_ok=True)
+        except OSError as err:
+            raise storage_error(err, "deleting", key) from err
+
+    def _make_folder(self, folder: Path) -> None:
+        missing = []
+        while not folder.is_dir():
+            missing.append(folder)
+            folder = folder.parent
+        for child in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                child.mkdir()
+            _sync_folder(child.parent)
+
+
+def _write_synced(path: Path, data: Buffer) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

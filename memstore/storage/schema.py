@@ -1,0 +1,114 @@
+"""The Arrow schema of a shard, and the column types that metadata may have.
+
+Does not: know what the codes mean; a record is W words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pyarrow as pa
+
+from memstore.errors import ConfigError
+from memstore.types import Metadata
+
+METADATA_TYPES: dict[str, pa.DataType] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+}
+
+# Columns that a filter may name beside the user's own.
+FILTER_COLUMNS = ("passage_id", "document_id", "title", "start", "end", "num_tokens")
+RESERVED_COLUMNS = frozenset({*FILTER_COLUMNS, "number", "text", "embedding", "crc32c", "codes"})
+
+
+def shard_schema(
+    embedding_dim: int, record_words: int, metadata_columns: Mapping[str, str]
+) -> pa.Schema:
+    """Return the columns of a shard; metadata columns are the only ones that may hold nulls."""
+
+    def required(name: str, kind: pa.DataType) -> pa.Field:
+        return pa.field(name, kind, nullable=False)
+
+    record = pa.list_(pa.field("word", pa.int16(), nullable=False), record_words)
+    return pa.schema(
+        [
+            required("passage_id", pa.string()),
+            required("document_id", pa.string()),
+            required("number", pa.int32()),
+            required("title", pa.string()),
+            required("start", pa.int32()),
+            required("end", pa.int32()),
+            required("num_tokens", pa.int32()),
+            *(
+                pa.field(name, METADATA_TYPES[kind])
+                for name, kind in sorted(metadata_columns.items())
+            ),
+            required(
+                "embedding",
+                pa.list_(pa.field("value", pa.float16(), nullable=False), embedding_dim),
+            ),
+            required("text", pa.binary()),
+            required("crc32c", pa.uint32()),
+            required("codes", pa.list_(pa.field("record", record, nullable=False))),
+        ]
+    )
+
+
+def infer_metadata_columns(rows: list[Metadata]) -> dict[str, str]:
+    """Return the type of every metadata column that holds a value in some row.
+
+    Raises:
+        ConfigError: if a column's name is reserved or its values have different types.
+    """
+    columns: dict[str, str] = {}
+    for row in rows:
+        for name, value in row.items():
+            if value is None:
+                continue
+            kind = _kind(name, value)
+            known = columns.setdefault(name, kind)
+            if {known, kind} == {"int64", "double"}:
+                columns[name] = "double"
+            elif known != kind:
+                raise ConfigError(
+                    f"metadata column {name!r} holds both {known} and {kind}; give it one type",
+                    column=name,
+                )
+    return columns
+
+
+def _kind(name: str, value: object) -> str:
+    if name in RESERVED_COLUMNS or not name.isidentifier():
+        raise ConfigError(
+            f"metadata column {name!r} is reserved or not a plain identifier; rename it",
+            column=name,
+        )
+    for kind, python in (("bool", bool), ("int64", int), ("double", float), ("string", str)):
+        if isinstance(value, python):
+            return kind
+    raise ConfigError(
+        f"metadata column {name!r} holds a {type(value).__name__}; wanted a string, number, bool "
+        "or None",
+        column=name,
+    )
+
+
+def merge_metadata_columns(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of both; a column that is new, or absent in `new`, reads as null where it
+    is missing.
+
+    Raises:
+        ConfigError: if one column has two types.
+    """
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            raise ConfigError(
+                f"metadata column {name!r} is {old[name]} in the collection and {new[name]} in the "
+                "new passages; "
+                "convert it or use another name",
+                column=name,
+            )
+    return {**old, **new}

@@ -1,0 +1,161 @@
+"""Passages as windows of an encoder's own tokens, with their place in the document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from memstore.errors import ConfigError, EncoderNotFoundError, MissingDependencyError
+from memstore.types import Document, Passage, TokenizedPassage
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TEMPLATES = ("{title} {text}", "{text}")
+
+MAX_TITLE_FRACTION = 4
+"""A title fills at most one part in this many of a window."""
+
+_PIECE_CHARS = 1 << 18
+_WHITESPACE = re.compile(r"\s")
+
+
+class TokenWindowSplitter:
+    """Cuts documents into windows of one tokenizer's tokens (a `PassageSplitter`).
+
+    A window is `prefix, title, text, suffix`; only its text moves. Windows start every
+    `stride_tokens` tokens and the last one is the first to reach the document's end, so none lies
+    within another.
+
+    Args:
+        tokenizer_file: a `tokenizer.json` of the tokenizers library.
+        window_tokens: most tokens of a passage, title and special tokens included.
+        stride_tokens: text tokens from one window's start to the next; None: a window's text, so
+            that windows touch and do not overlap.
+        template: `"{title} {text}"` puts the title, cut to a quarter of `window_tokens`, before the
+            text of every window; `"{text}"` leaves it out.
+        prefix_ids, suffix_ids: special tokens around every window, such as CLS and SEP.
+
+    Raises:
+        ConfigError: if a value is out of range, or the file is no tokenizer.
+        EncoderNotFoundError: if there is no such file.
+        MissingDependencyError: if the tokenizers library is not installed.
+    """
+
+    def __init__(
+        self,
+        tokenizer_file: str | Path,
+        *,
+        window_tokens: int = 128,
+        stride_tokens: int = 0,
+        template: str = "{title} {text}",
+        prefix_ids: Sequence[int] = (),
+        suffix_ids: Sequence[int] = (),
+    ) -> None:
+        if template not in TEMPLATES:
+            raise ConfigError(f"template: got '{template}', wanted one of {TEMPLATES}")
+        self._text_tokens = window_tokens - len(prefix_ids) - len(suffix_ids)
+        self._title_tokens = window_tokens // MAX_TITLE_FRACTION if "{title}" in template else 0
+        self._stride_tokens = stride_tokens
+        self._prefix = np.array(prefix_ids, dtype=np.int32)
+        self._suffix = np.array(suffix_ids, dtype=np.int32)
+        self._check_sizes(window_tokens)
+        self._tokenizer = _load_tokenizer(Path(tokenizer_file))
+
+    def _check_sizes(self, window_tokens: int) -> None:
+        least_text = self._text_tokens - self._title_tokens
+        if least_text < 1:
+            raise ConfigError(
+                f"window_tokens: got {window_tokens}, of which {window_tokens - least_text} go to"
+                " special tokens and the title; nothing is left for text: wanted more"
+            )
+        if not 0 <= self._stride_tokens <= least_text:
+            raise ConfigError(
+                f"stride_tokens: got {self._stride_tokens}, wanted 0 to {least_text}: a window of"
+                f" {window_tokens} tokens may hold no more text than that, and a longer step would"
+                " skip some"
+            )
+
+    def split(self, document: Document) -> list[TokenizedPassage]:
+        """Return the document's passages in order; none for a document without tokens.
+
+        A passage's text is `document.text[start:end]`, from its first token's first character to
+        its last token's last. Time and memory grow with the length of the text.
+        """
+        ids, spans = self._encode(document.text)
+        title = self._encode_title(document.title)
+        size = self._text_tokens - len(title)
+        stride = self._stride_tokens or size
+        head = np.concatenate([self._prefix, title])
+        passages = []
+        for number, first in enumerate(range(0, len(ids), stride)):
+            window = ids[first : first + size]
+            start, end = int(spans[first, 0]), int(spans[first + len(window) - 1, 1])
+            token_ids = np.concatenate([head, window, self._suffix])  # (num_tokens,)
+            passage = Passage(
+                document_id=document.document_id,
+                number=number,
+                text=document.text[start:end],
+                title=document.title,
+                start=start,
+                end=end,
+                num_tokens=len(token_ids),
+                metadata=document.metadata,
+            )
+            passages.append(TokenizedPassage(passage, token_ids))
+            if first + size >= len(ids):
+                break
+        return passages
+
+    def _encode_title(self, title: str) -> np.ndarray:
+        if not self._title_tokens or not title:
+            return np.empty(0, dtype=np.int32)
+        return self._encode(title)[0][: self._title_tokens]
+
+    def _encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return token ids, (T,) int32, and character spans, (T, 2) int64; no special tokens."""
+        ids, spans = [np.empty(0, dtype=np.int32)], [np.empty((0, 2), dtype=np.int64)]
+        for start, piece in _pieces(text):
+            encoding = self._tokenizer.encode(piece, add_special_tokens=False)
+            ids.append(np.array(encoding.ids, dtype=np.int32))
+            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+            spans.append(offsets + start)
+        return np.concatenate(ids), np.concatenate(spans)
+
+
+def _pieces(text: str) -> Iterator[tuple[int, str]]:
+    """Cut a long text before a whitespace character, where no tokenizer in use joins tokens.
+
+    The tokenizers library needs hundreds of bytes of memory for each token of one call: gigabytes
+        for a book series.
+    """
+    start = 0
+    while start < len(text):
+        gap = _WHITESPACE.search(text, start + _PIECE_CHARS)
+        end = gap.start() if gap else len(text)
+        yield start, text[start:end]
+        start = end
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as err:
+        raise MissingDependencyError(
+            'the tokenizers library is not installed: pip install "memstore[models]"'
+        ) from err
+    if not path.is_file():
+        raise EncoderNotFoundError(f"{path}: no such tokenizer file; name an encoder's folder")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as err:  # the library raises nothing narrower
+        raise ConfigError(f"{path}: not a tokenizer.json: {err}") from err
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # "[SEP]" or "</s>" written out in a document is text: it must not end the passage.
+    tokenizer.encode_special_tokens = True
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Generated from `proto/memstore/v1`; committed, never edited."""

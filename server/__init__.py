@@ -1,0 +1,1 @@
+"""The memory service: gRPC and HTTP faces on one `memstore.Store`, in one process."""
