@@ -1,1 +1,3 @@
-"""Encoding jobs: corpora in, one committed version out, exactly once, on one machine or a Ray cluster."""
+"""Encoding jobs: corpora in, one committed version out, exactly once, on one machine or a Ray
+cluster.
+"""

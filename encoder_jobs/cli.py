@@ -1,4 +1,6 @@
-"""Adds `memstore encode` and `memstore job …`. Import-light: the work is imported when a command runs."""
+"""Adds `memstore encode` and `memstore job …`. Import-light: the work is imported when a command
+runs.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 
 def encode(
-    corpus: Annotated[str, typer.Argument(help="A file, or a folder of files of one layout; plain, .gz or .zst.")],
+    corpus: Annotated[
+        str, typer.Argument(help="A file, or a folder of files of one layout; plain, .gz or .zst.")
+    ],
     store: _StoreOption,
     collection: _CollectionOption = "default",
     mode: Annotated[
@@ -38,30 +42,46 @@ def encode(
         ),
     ] = "append",
     ray: Annotated[
-        str, typer.Option(help="'none': this process; 'local': Ray on this machine; or a cluster's address.")
+        str,
+        typer.Option(
+            help="'none': this process; 'local': Ray on this machine; or a cluster's address."
+        ),
     ] = "none",
     encoder: Annotated[
         str, typer.Option(help="Name, checkpoint folder or Hugging Face id of the encoder.")
     ] = "all-MiniLM-L6-v2",
     live_fraction: Annotated[
-        str, typer.Option(help="Share of the layers that the reader runs; the memory is what enters them.")
+        str,
+        typer.Option(
+            help="Share of the layers that the reader runs; the memory is what enters them."
+        ),
     ] = "1/3",
     retriever: Annotated[str, typer.Option(help="Another encoder for the retrieval vectors.")] = "",
-    window_tokens: Annotated[int, typer.Option(help="Longest passage, special tokens included.")] = 128,
+    window_tokens: Annotated[
+        int, typer.Option(help="Longest passage, special tokens included.")
+    ] = 128,
     stride_tokens: Annotated[int, typer.Option(help="Step between windows; 0: no overlap.")] = 0,
     template: Annotated[str, typer.Option(help="'{title} {text}' or '{text}'.")] = "{title} {text}",
     codec: Annotated[
-        str, typer.Option(help="'auto': the collection's, or one trained on a sample; or a codec's id or folder.")
+        str,
+        typer.Option(
+            help="'auto': the collection's, or one trained on a sample; or a codec's id or folder."
+        ),
     ] = "auto",
-    codec_sample_tokens: Annotated[int, typer.Option(help="Memories to train a new codec on.")] = 131_072,
+    codec_sample_tokens: Annotated[
+        int, typer.Option(help="Memories to train a new codec on.")
+    ] = 131_072,
     layout: Annotated[
         str, typer.Option(help="auto, jsonl, beir, kilt, dpr, msmarco, parquet, arrow or text.")
     ] = "auto",
-    id_field: Annotated[str | None, typer.Option(help="Field of the document id (jsonl, parquet, arrow).")] = None,
+    id_field: Annotated[
+        str | None, typer.Option(help="Field of the document id (jsonl, parquet, arrow).")
+    ] = None,
     text_field: Annotated[str | None, typer.Option(help="Field of the text.")] = None,
     title_field: Annotated[str | None, typer.Option(help="Field of the title.")] = None,
     partition_bytes: Annotated[
-        int, typer.Option(help="Text in one partition, which becomes one shard: what a crash can lose.")
+        int,
+        typer.Option(help="Text in one partition, which becomes one shard: what a crash can lose."),
     ] = 1 << 20,
     max_bad_fraction: Annotated[
         float, typer.Option(help="Refuse a corpus with a larger share of unreadable records.")
@@ -71,8 +91,9 @@ def encode(
 ) -> None:
     """Encode a corpus into a collection, exactly once.
 
-    Killed at any point, the same command goes on where it was; run again when finished, it does nothing. Records that
-    cannot be read go to a dead-letter file with their reasons, and the exit code is 5.
+    Killed at any point, the same command goes on where it was; run again when finished, it does
+    nothing. Records that cannot be read go to a dead-letter file with their reasons, and the exit
+    code is 5.
     """
     from encoder_jobs.job import encode as run
 
@@ -104,17 +125,25 @@ def encode(
         print_fields(report.to_dict())
     if report.num_bad_records and not report.already_done:
         raise PartialError(
-            f"{report.num_bad_records} records could not be read and were left out; see {report.dead_letters}"
+            f"{report.num_bad_records} records could not be read and were left out; see "
+            f"{report.dead_letters}"
         )
 
 
-def ls(store: _StoreOption, collection: _CollectionOption = "default", output: _OutputOption = Output.TABLE) -> None:
+def ls(
+    store: _StoreOption,
+    collection: _CollectionOption = "default",
+    output: _OutputOption = Output.TABLE,
+) -> None:
     """List the jobs of a collection."""
     rows = [_summary(job) for job in _jobs(store, collection)]
     if output is Output.JSON:
         print_json(rows)
     else:
-        print_table(rows, ("job_id", "mode", "num_documents", "num_partitions", "num_done", "num_bad_records"))
+        print_table(
+            rows,
+            ("job_id", "mode", "num_documents", "num_partitions", "num_done", "num_bad_records"),
+        )
 
 
 def show(
@@ -126,7 +155,11 @@ def show(
     """Show one job: its options and how far it is."""
     for job in _jobs(store, collection):
         if job.job_id == job_id:
-            fields = {**_summary(job), "options": asdict(job.spec().options), "inputs": job.spec().inputs}
+            fields = {
+                **_summary(job),
+                "options": asdict(job.spec().options),
+                "inputs": job.spec().inputs,
+            }
             if output is Output.JSON:
                 print_json(fields)
             else:

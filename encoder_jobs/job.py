@@ -1,9 +1,9 @@
 """The job from end to end: plan, prepare, encode, commit. Every step can be cut off and run again.
 
-1. Plan: one pass over the input finds its digest, duplicates, bad records, metadata columns and partitions.
-2. Prepare: pin codec and dictionary (`prepare.py`).
-3. Encode: each partition becomes a shard and a receipt; partitions that have a receipt are not touched again.
-4. Commit: one manifest publishes all shards. A job whose shards are in the newest version is finished.
+1. Plan: one pass over the input finds its digest, duplicates, bad records, metadata columns and
+partitions. 2. Prepare: pin codec and dictionary (`prepare.py`). 3. Encode: each partition becomes a
+shard and a receipt; partitions that have a receipt are not touched again. 4. Commit: one manifest
+publishes all shards. A job whose shards are in the newest version is finished.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class EncodeReport:
         num_encoded: partitions encoded by this run; the others had receipts.
         num_tokens: memories, special tokens included.
         memory_bytes, record_bytes: bytes per token before (bfloat16) and after.
-        reconstruction_error: centred relative MSE on held-out memories, if this job trained the codec.
+        reconstruction_error: centred relative MSE on held-out memories, if this job trained the
+            codec.
         dead_letters: file of the bad records; empty if there are none.
     """
 
@@ -83,8 +84,9 @@ class EncodeReport:
 
 
 def make_options(*, encoder: str | None = None, **options: Any) -> EncodeOptions:
-    """Build `EncodeOptions` from flat keywords: its own fields, `encoder` (the source) and the fields of
-    `EncoderOptions`."""
+    """Build `EncodeOptions` from flat keywords: its own fields, `encoder` (the source) and the
+    fields of `EncoderOptions`.
+    """
     chosen = {name: options.pop(name) for name in _ENCODER_FIELDS if name in options}
     if encoder is not None:
         chosen["source"] = encoder
@@ -92,7 +94,12 @@ def make_options(*, encoder: str | None = None, **options: Any) -> EncodeOptions
 
 
 def encode(
-    corpus: str | Path, *, store: Store | str | Path, ray: str = "none", quiet: bool = False, **options: Any
+    corpus: str | Path,
+    *,
+    store: Store | str | Path,
+    ray: str = "none",
+    quiet: bool = False,
+    **options: Any,
 ) -> EncodeReport:
     """Encode a corpus into a collection of a store; the work of `memstore encode`.
 
@@ -105,7 +112,8 @@ def encode(
 
     Raises:
         ConfigError, InvalidInputError, DuplicateIdError, NotFoundError: before any encoding.
-        AlreadyExistsError, EncoderMismatchError, CodecMismatchError: the collection does not take this corpus.
+        AlreadyExistsError, EncoderMismatchError, CodecMismatchError: the collection does not take
+            this corpus.
         CommitConflictError, StorageError, StorageFullError: run the same command again later.
     """
     opened = store if isinstance(store, Store) else open_store(store)
@@ -116,7 +124,9 @@ def encode(
 class Job:
     """One encoding job on its way through the four steps."""
 
-    def __init__(self, store: Store, corpus: str, options: EncodeOptions, display: ProgressDisplay) -> None:
+    def __init__(
+        self, store: Store, corpus: str, options: EncodeOptions, display: ProgressDisplay
+    ) -> None:
         self._store, self._corpus, self._display = store, corpus, display
         self._collection = store.collection(options.collection)
         self._identity = read_identity(options.encoder)
@@ -131,7 +141,9 @@ class Job:
         job = JobFolder(self._collection, spec.job_id)
         receipts = job.receipts()
         if base is not None and _is_published(spec, receipts, base):
-            self._display.say(f"job {spec.job_id} is finished: version {base.version} holds it; nothing to do")
+            self._display.say(
+                f"job {spec.job_id} is finished: version {base.version} holds it; nothing to do"
+            )
             return self._report(spec, job, receipts, version=base.version, num_encoded=-1)
         if spec.options.mode == "append" and base is not None:
             self._refuse_known_documents(spec, base)
@@ -175,10 +187,14 @@ class Job:
             return
         pinned = base.manifest.encoder_id
         if pinned != self._identity.id:
-            source = base.manifest.encoder.get("options", {}).get("source", "memories that users brought")
+            source = base.manifest.encoder.get("options", {}).get(
+                "source", "memories that users brought"
+            )
             raise EncoderMismatchError(
-                f"collection {self._collection.name!r} is pinned to encoder {pinned[:16] or '(none)'} ({source}), this "
-                f"is {self._identity.id[:16]} ({self._options.encoder.source}); use the same encoder options, another "
+                f"collection {self._collection.name!r} is pinned to encoder "
+                f"{pinned[:16] or '(none)'} ({source}), this "
+                f"is {self._identity.id[:16]} ({self._options.encoder.source}); use the same "
+                "encoder options, another "
                 "collection, or --mode replace",
                 collection=self._collection.name,
             )
@@ -194,7 +210,8 @@ class Job:
                     break
         if known:
             raise AlreadyExistsError(
-                f"collection {self._collection.name!r} holds documents of this corpus already, among them "
+                f"collection {self._collection.name!r} holds documents of this corpus already, "
+                "among them "
                 f"{', '.join(map(repr, known))}; use --mode upsert to supersede them",
                 collection=self._collection.name,
             )
@@ -215,15 +232,22 @@ class Job:
         left = sum(partition.num_text_bytes for partition in todo)
         share = left / max(num_bytes, 1)
         record_bytes = 2 * (base.manifest.record_words if base else self._identity.memory_dim // 16)
-        stored = share * (num_tokens * record_bytes + num_passages * 2 * self._identity.embedding_dim + num_bytes / 3)
+        stored = share * (
+            num_tokens * record_bytes
+            + num_passages * 2 * self._identity.embedding_dim
+            + num_bytes / 3
+        )
         done = len(spec.partitions) - len(todo)
         self._display.say(
-            f"job {spec.job_id}: {spec.num_documents:,} documents, {spec.num_text_bytes / 1e6:,.1f} MB of text in "
+            f"job {spec.job_id}: {spec.num_documents:,} documents, "
+            f"{spec.num_text_bytes / 1e6:,.1f} MB of text in "
             f"{len(spec.partitions):,} partitions" + (f", {done:,} of them done" if done else "")
         )
         self._display.say(
-            f"to encode: about {share * num_tokens:,.0f} tokens in {share * num_passages:,.0f} passages, "
-            f"{2 * self._identity.memory_dim} → {record_bytes} bytes a token, {stored / 1e6:,.1f} MB of shards"
+            f"to encode: about {share * num_tokens:,.0f} tokens in {share * num_passages:,.0f} "
+            "passages, "
+            f"{2 * self._identity.memory_dim} → {record_bytes} bytes a token, {stored / 1e6:,.1f} "
+            "MB of shards"
         )
 
     def _encode(self, runner: Runner, spec: JobSpec, todo: list[Partition]) -> dict[int, Receipt]:
@@ -235,21 +259,30 @@ class Job:
         total = sum(text_bytes.values())
         done = tokens = 0
         began = time.monotonic()
+        self._display.update("encoding, text bytes", 0, total)
         for receipt in runner.encode(place, spec, todo) if todo else ():
             receipts[receipt.partition] = receipt
             done += text_bytes[receipt.partition]
             tokens += receipt.entry.num_tokens if receipt.entry else 0
             rate = tokens / (time.monotonic() - began)
-            self._display.update(f"encoding ({rate:,.0f} tokens/s), bytes", done, total)
+            self._display.update("encoding, text bytes", done, total, f"{rate:,.0f} tokens/s")
         return receipts
 
-    def _commit(self, spec: JobSpec, job: JobFolder, receipts: dict[int, Receipt], num_encoded: int) -> EncodeReport:
-        missing = [partition.index for partition in spec.partitions if partition.index not in receipts]
+    def _commit(
+        self, spec: JobSpec, job: JobFolder, receipts: dict[int, Receipt], num_encoded: int
+    ) -> EncodeReport:
+        missing = [
+            partition.index for partition in spec.partitions if partition.index not in receipts
+        ]
         if missing:
-            raise InternalError(f"job {spec.job_id}: {len(missing)} partitions have no receipt; run it again")
+            raise InternalError(
+                f"job {spec.job_id}: {len(missing)} partitions have no receipt; run it again"
+            )
         entries = [entry for number in sorted(receipts) if (entry := receipts[number].entry)]
         if not entries:
-            raise InvalidInputError(f"{self._corpus}: no text in it, not one passage can be made of it")
+            raise InvalidInputError(
+                f"{self._corpus}: no text in it, not one passage can be made of it"
+            )
         codec = load_codec(self._collection, _pins(job).codec_id)
         result = commit_shards(
             self._collection,
@@ -263,7 +296,12 @@ class Job:
             spec.options.mode,
         )
         return self._report(
-            spec, job, receipts, version=result.version, num_encoded=num_encoded, num_superseded=result.num_deleted
+            spec,
+            job,
+            receipts,
+            version=result.version,
+            num_encoded=num_encoded,
+            num_superseded=result.num_deleted,
         )
 
     def _report(
@@ -316,7 +354,9 @@ def collection_pins(spec: JobSpec, identity: EncoderIdentity, codec: ProductCode
 
 
 def _with_codec_id(collection: Collection, options: EncodeOptions) -> EncodeOptions:
-    """Take a codec given as a folder into the collection and name it by its id, so that a moved folder is the same job."""
+    """Take a codec given as a folder into the collection and name it by its id, so that a moved
+    folder is the same job.
+    """
     if options.codec == "auto" or not Path(options.codec).is_dir():
         return options
     codec = ProductCodec.load(options.codec)

@@ -1,11 +1,12 @@
-"""What a job decides once, before its first shard: which codec and which text dictionary all its shards use.
+"""What a job decides once, before its first shard: which codec and which text dictionary all its
+shards use.
 
 Does not: encode the corpus; it encodes a sample, spread evenly over the input.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 import queue
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,6 @@ from memstore.types import MemoryEncoder, TokenizedPassage
 
 _SAMPLED_PARTITIONS = 32
 _HELD_OUT_EVERY = 10
-
-log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
@@ -58,7 +57,9 @@ def prepare_job(location: str, collection_name: str, job_id: str) -> Iterator[St
         memories: list[np.ndarray] = []
         yield from _encode_sample(encoder, sample, memories)
         held_out = np.concatenate(memories[::_HELD_OUT_EVERY])
-        training = np.concatenate([m for i, m in enumerate(memories) if i % _HELD_OUT_EVERY or len(memories) == 1])
+        training = np.concatenate(
+            [m for i, m in enumerate(memories) if i % _HELD_OUT_EVERY or len(memories) == 1]
+        )
         trained: list[ProductCodec] = []
         yield from _train(training, trained)
         codec = trained[0]
@@ -80,7 +81,9 @@ def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
 
 
 def _sample_passages(spec: JobSpec) -> list[TokenizedPassage]:
-    """Return passages of about `codec_sample_tokens` tokens from up to 32 partitions, spread evenly."""
+    """Return passages of about `codec_sample_tokens` tokens from up to 32 partitions, spread
+    evenly.
+    """
     splitter = cached_splitter(spec.options.encoder)
     num_chosen = min(_SAMPLED_PARTITIONS, len(spec.partitions))
     chosen = np.linspace(0, len(spec.partitions) - 1, num_chosen).round().astype(int)
@@ -89,8 +92,8 @@ def _sample_passages(spec: JobSpec) -> list[TokenizedPassage]:
     for number in chosen:
         passages = tokenize(spec.partitions[number], splitter, spec.metadata_columns).passages
         num_tokens = sum(len(passage.token_ids) for passage in passages)
-        step = max(1, int(num_tokens // quota)) if quota else 1
-        sample.extend(passages[::step])
+        num_taken = min(len(passages), math.ceil(len(passages) * quota / max(num_tokens, 1)))
+        sample.extend(passages[i] for i in np.linspace(0, len(passages) - 1, num_taken).astype(int))
     return sample
 
 
@@ -100,6 +103,7 @@ def _encode_sample(
     """Fill `memories` with one (T, D) float32 array a passage, in the order of the batches."""
     total = sum(len(passage.token_ids) for passage in sample)
     done = 0
+    yield Step("encoding a sample for the codec, tokens", done, total)
     for batch in encoder.encode(sample):
         memories.extend(np.split(batch.memories, batch.offsets[1:-1]))
         done += len(batch.memories)
@@ -119,10 +123,12 @@ def _train(vectors: np.ndarray, trained: list[ProductCodec]) -> Iterator[Step]:
                     num_subspaces=layout.num_subspaces,
                     codebook_size=layout.codebook_size,
                     seed=0,
-                    progress=lambda done, total: steps.put(Step("training the codec, subspaces", done, total)),
+                    progress=lambda done, total: steps.put(
+                        Step("training the codec, subspaces", done, total)
+                    ),
                 )
             )
-        except BaseException as err:  # noqa: BLE001 (handed to the caller, who raises it)
+        except BaseException as err:
             steps.put(err)
 
     threading.Thread(target=work, daemon=True).start()

@@ -1,4 +1,6 @@
-"""Progress of a long command on stderr: a bar with rate and ETA on a terminal, one log line per 30 s elsewhere."""
+"""Progress of a long command on stderr: a bar with rate and ETA on a terminal, one log line per 30
+s elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ class ProgressDisplay:
         self._terminal = self._console.is_terminal if terminal is None else terminal
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._phase, self._done, self._started, self._last_line = "", 0.0, 0.0, 0.0
+        self._phase, self._started, self._last_line = "", 0.0, 0.0
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -62,7 +64,10 @@ class ProgressDisplay:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Stop showing."""
         if self._bar is not None:
@@ -74,19 +79,24 @@ class ProgressDisplay:
             self._console.print(text, markup=False, soft_wrap=True)
             sys.stderr.flush()
 
-    def update(self, phase: str, done: float, total: float) -> None:
-        """Show that `done` of `total` units of a phase are done; the unit is the phase's last word."""
+    def update(self, phase: str, done: float, total: float, rate: str = "") -> None:
+        """Show that `done` of `total` units of a phase are done; the unit is the phase's last word.
+
+        A phase begins with its first update, which best has `done` 0; `rate` replaces units a
+        second.
+        """
         now = self._clock()
         if phase != self._phase:
             self._begin(phase, total, now)
-        self._done = done
-        rate = f"{done / max(now - self._started, 1e-9):,.0f} {self._unit}/s" if done else ""
+        passed = now - self._started
+        rate = rate or (f"{done / passed:,.0f} {self._unit}/s" if done and passed else "")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, rate=rate)
         elif not self._quiet and (now - self._last_line >= _LINE_EVERY_S or done >= total):
             self._last_line = now
-            left = (now - self._started) * (total - done) / done if done else 0.0
-            self.say(f"{phase}: {done:,.0f} of {total:,.0f}, {rate}, about {left:.0f} s left")
+            left = f"about {passed * (total - done) / done:,.0f} s left" if 0 < done < total else ""
+            facts = [f"{phase}: {done:,.0f} of {total:,.0f}", rate, left]
+            self.say(", ".join(filter(None, facts)))
 
     @property
     def _unit(self) -> str:

@@ -1,7 +1,8 @@
 """Who drives the stages: this process, or Ray Data on one machine or a cluster.
 
-A row of the Ray dataset is a partition, never a passage: token ids cross the object store, memories and codebooks do
-not. Ray may run a partition twice; receipts and shards are create-only and deterministic, so nothing comes of it.
+A row of the Ray dataset is a partition, never a passage: token ids cross the object store, memories
+    and codebooks do not. Ray may run a partition twice; receipts and shards are create-only and
+    deterministic, so nothing comes of it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Runner(Protocol):
         """Pin codec and dictionary, yielding progress."""
         ...
 
-    def encode(self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]) -> Iterator[Receipt]:
+    def encode(
+        self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
+    ) -> Iterator[Receipt]:
         """Yield a receipt for each partition, in any order."""
         ...
 
@@ -52,13 +55,17 @@ class Runner(Protocol):
 
 
 class LocalRunner:
-    """The same stages in this process; one thread tokenizes the next partition while one is encoded."""
+    """The same stages in this process; one thread tokenizes the next partition while one is
+    encoded.
+    """
 
     def prepare(self, place: JobPlace) -> Iterator[Step]:
         """See `Runner.prepare`."""
         return prepare_job(place.location, place.collection, place.job_id)
 
-    def encode(self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]) -> Iterator[Receipt]:
+    def encode(
+        self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
+    ) -> Iterator[Receipt]:
         """See `Runner.encode`."""
         splitter = cached_splitter(spec.options.encoder)
         encoder = PartitionEncoder(place.location, place.collection, place.job_id)
@@ -80,7 +87,8 @@ class RayRunner:
     """Ray Data: tokenizing tasks feed a pool of encoder actors.
 
     Args:
-        address: `"local"` starts Ray on this machine; else a running cluster's address (`"auto"`, `"ray://…"`).
+        address: `"local"` starts Ray on this machine; else a running cluster's address (`"auto"`,
+            `"ray://…"`).
     """
 
     def __init__(self, address: str) -> None:
@@ -100,18 +108,24 @@ class RayRunner:
                 logging_level=logging.ERROR,
             )
         except ConnectionError as err:
-            raise UnavailableError(f"no Ray cluster answers at {address!r}: {err}", address=address) from err
+            raise UnavailableError(
+                f"no Ray cluster answers at {address!r}: {err}", address=address
+            ) from err
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
 
     def prepare(self, place: JobPlace) -> Iterator[Step]:
-        """See `Runner.prepare`; one remote task with an encoder's resources streams its progress back."""
+        """See `Runner.prepare`; one remote task with an encoder's resources streams its progress
+        back.
+        """
         task = self._ray.remote(prepare_job).options(num_returns="streaming", **self._worker())
         with _typed_errors():
             for step in task.remote(place.location, place.collection, place.job_id):
                 yield self._ray.get(step)
 
-    def encode(self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]) -> Iterator[Receipt]:
+    def encode(
+        self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
+    ) -> Iterator[Receipt]:
         """See `Runner.encode`."""
         rows = [{"number": partition.index} for partition in partitions]
         tokenized = self._ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -132,15 +146,21 @@ class RayRunner:
         self._ray.shutdown()
 
     def _num_workers(self, num_partitions: int) -> int:
-        """One encoder a GPU; without GPUs, one a machine, which uses the machine's cores as threads."""
+        """One encoder a GPU; without GPUs, one a machine, which uses the machine's cores as
+        threads.
+        """
         num_gpus = int(self._ray.cluster_resources().get("GPU", 0))
         return min(num_partitions, num_gpus or len(self._ray.nodes()))
 
     def _worker(self) -> dict[str, float]:
-        """What an encoder asks Ray for: never all CPUs, or the tokenizing tasks would wait for ever."""
+        """What an encoder asks Ray for: never all CPUs, or the tokenizing tasks would wait for
+        ever.
+        """
         if self._ray.cluster_resources().get("GPU", 0):
             return {"num_cpus": 1, "num_gpus": 1}
-        smallest = min(node["Resources"].get("CPU", 1) for node in self._ray.nodes() if node["Alive"])
+        smallest = min(
+            node["Resources"].get("CPU", 1) for node in self._ray.nodes() if node["Alive"]
+        )
         return {"num_cpus": max(0.5, smallest - 1)}
 
 

@@ -1,13 +1,15 @@
-"""What a job is: its options, its input and how that is cut; and the records it leaves in the collection.
+"""What a job is: its options, its input and how that is cut; and the records it leaves in the
+collection.
 
 ```
 jobs/<job-id>/spec.json               options, input digests, partitions; create-only
-              pins.json               codec and text dictionary that every shard of the job uses; create-only
-              receipts/<n>.json       partition n is stored: its shard and its bad records; create-only
-              dead_letters.jsonl      all bad records with their reasons
+              pins.json               codec and text dictionary that every shard of the job uses;
+              create-only receipts/<n>.json       partition n is stored: its shard and its bad
+              records; create-only dead_letters.jsonl      all bad records with their reasons
 ```
 
-The job id is the digest of options and input content: the same command on the same corpus is the same job.
+The job id is the digest of options and input content: the same command on the same corpus is the
+    same job.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ class EncodeOptions:
 
     Attributes:
         layout, id_field, text_field, title_field: see `memstore.text.open_corpus`.
-        codec: `"auto"` (the collection's, or one trained on a sample), a codec's id in the collection, or a
+        codec: `"auto"` (the collection's, or one trained on a sample), a codec's id in the
+            collection, or a
             codec's folder.
         codec_sample_tokens: memories that a new codec is trained on.
         partition_bytes: text in one partition, which becomes one shard: what a crash can lose.
@@ -114,9 +117,11 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPins:
-    """What a job's first run decided and every later run must keep: codec and text dictionary, by digest.
+    """What a job's first run decided and every later run must keep: codec and text dictionary, by
+    digest.
 
-    `reconstruction_error` is the codec's centred relative MSE on held-out memories, if the job trained it.
+    `reconstruction_error` is the codec's centred relative MSE on held-out memories, if the job
+    trained it.
     """
 
     codec_id: str
@@ -185,14 +190,17 @@ class JobFolder:
             receipt = Receipt.from_dict(unseal(self.collection.store.get(key), key))
             entry = receipt.entry
             if entry and not self.collection.store.exists(self.collection.key(entry.key)):
-                self.collection.store.delete(key)  # the shard was collected as garbage: encode it again
+                # the shard was collected as garbage: encode it again
+                self.collection.store.delete(key)
                 continue
             found[receipt.partition] = receipt
         return found
 
     def put_dead_letters(self, bad_records: list[BadRecord]) -> str:
         """Store the bad records, one JSON object a line; return where a user finds them."""
-        lines = b"".join(json.dumps(asdict(bad), ensure_ascii=False).encode() + b"\n" for bad in bad_records)
+        lines = b"".join(
+            json.dumps(asdict(bad), ensure_ascii=False).encode() + b"\n" for bad in bad_records
+        )
         self.collection.store.put(self._key("dead_letters.jsonl"), lines)
         return str(Path(self.collection.store.location) / self._key("dead_letters.jsonl"))
 
@@ -213,4 +221,3 @@ def list_jobs(collection: Collection) -> Iterator[JobFolder]:
         job_id, name = key.split("/")[-2:]
         if name == "spec.json":
             yield JobFolder(collection, job_id)
-

@@ -1,7 +1,8 @@
-"""The two stages that every partition goes through, whoever drives them: tokenize, then encode and store.
+"""The two stages that every partition goes through, whoever drives them: tokenize, then encode and
+store.
 
-Both are plain: a function, and a class that is built once a worker and called once a partition. Token ids travel
-between them as Arrow bytes; memories never leave the encoding stage.
+Both are plain: a function, and a class that is built once a worker and called once a partition.
+    Token ids travel between them as Arrow bytes; memories never leave the encoding stage.
 """
 
 from __future__ import annotations
@@ -89,8 +90,10 @@ def tokenize(
 
 
 def use_all_cores() -> None:
-    """Let torch and faiss use every core of this machine, whatever the launcher set: the same thread counts give the
-    same bytes in-process and under Ray, which tells its workers to use one thread."""
+    """Let torch and faiss use every core of this machine, whatever the launcher set: the same
+    thread counts give the same bytes in-process and under Ray, which tells its workers to use one
+    thread.
+    """
     import faiss
     import torch
 
@@ -124,7 +127,9 @@ def encode_passages(
     for batch in encoder.encode(passages):
         codes = codec.encode(batch.memories)
         for i, row in enumerate(batch.rows):
-            records[offsets[row] : offsets[row + 1]] = codes[batch.offsets[i] : batch.offsets[i + 1]]
+            records[offsets[row] : offsets[row + 1]] = codes[
+                batch.offsets[i] : batch.offsets[i + 1]
+            ]
         embeddings[batch.rows] = batch.embeddings
     return records, embeddings
 
@@ -171,13 +176,16 @@ class PartitionEncoder:
             metadata_columns=self._metadata_columns,
             dictionary=self._dictionary,
         )
-        return self._collection.put_shard(content, f"{self._job.job_id[:16]}-{partition.number:08d}")
+        return self._collection.put_shard(
+            content, f"{self._job.job_id[:16]}-{partition.number:08d}"
+        )
 
 
 def load_codec(collection: Collection, codec_id: str) -> ProductCodec:
     """Open a codec of the collection: a read-only mapping that all processes of a machine share."""
     files = {
-        name: reader.read(0, reader.num_bytes) for name, reader in collection.open_codec(codec_id).items()
+        name: reader.read(0, reader.num_bytes)
+        for name, reader in collection.open_codec(codec_id).items()
     }
     return ProductCodec.from_bytes(
         bytes(files["config.json"]), files["codec.safetensors"], codec_id=codec_id

@@ -42,10 +42,7 @@ class GrpcEdge(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         method: str = handler_call_details.method
         if handler is None or method.startswith(_OPEN):
             return handler
-        authorization = next(
-            (value for key, value in handler_call_details.invocation_metadata if key == "authorization"),
-            None,
-        )
+        authorization = dict(handler_call_details.invocation_metadata).get("authorization")
 
         @asynccontextmanager
         async def guard(context: grpc.aio.ServicerContext) -> AsyncIterator[None]:

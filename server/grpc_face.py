@@ -1,6 +1,7 @@
 """`memstore.v1.MemoryService` on a `Store`: requests to arguments, results to messages.
 
-Does not: check credentials, count requests or map errors; `server.grpc_edge` does that around every method.
+Does not: check credentials, count requests or map errors; `server.grpc_edge` does that around every
+method.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ from memstore.client.rows import CODES, chunk_rows, dtype_from_proto, numpy_dtyp
 from memstore.errors import ConfigError
 from memstore.service import Store
 from memstore.types import CollectionInfo, FetchResult, Memory, QueryResult
-from memstore.v1 import memory_pb2
+from memstore.v1 import memory_pb2, memory_service_pb2_grpc
 from memstore.v1 import memory_service_pb2 as pb
-from memstore.v1 import memory_service_pb2_grpc
 from server.metrics import Metrics
 from server.upload import Upload
 from server.work import Workers
@@ -35,8 +35,6 @@ SERVICE = pb.DESCRIPTOR.services_by_name["MemoryService"].full_name
 
 _MAX_PAGE = 1000
 _FEWER = "ask for fewer hits, or use Query, whose answer is a stream"
-
-Context = grpc.aio.ServicerContext
 
 
 class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
@@ -57,7 +55,9 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         self._metrics = metrics
         self._max_write_bytes = max_write_bytes
 
-    async def Search(self, request: pb.SearchRequest, context: Context) -> pb.SearchResponse:
+    async def Search(
+        self, request: pb.SearchRequest, context: grpc.aio.ServicerContext
+    ) -> pb.SearchResponse:
         """Answer with hits alone."""
         with self._workers.admit(context.time_remaining()) as job:
             return await job.run(self._search, request)
@@ -72,11 +72,11 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         return check_size(response, what="answer", fix=_FEWER)
 
     async def Query(
-        self, request: pb.QueryRequest, context: Context
+        self, request: pb.QueryRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.QueryResponse]:
         """Answer with hits, then their memories."""
         with self._workers.admit(context.time_remaining()) as job:
-            async for part in job.stream(self._query(request)):
+            async for part in job.stream(lambda: self._query(request)):
                 yield part
 
     def _query(self, request: pb.QueryRequest) -> Iterator[pb.QueryResponse]:
@@ -91,11 +91,11 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
             yield pb.QueryResponse(chunk=chunk)
 
     async def Fetch(
-        self, request: pb.FetchRequest, context: Context
+        self, request: pb.FetchRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.FetchResponse]:
         """Answer with passages, then their memories."""
         with self._workers.admit(context.time_remaining()) as job:
-            async for part in job.stream(self._fetch(request)):
+            async for part in job.stream(lambda: self._fetch(request)):
                 yield part
 
     def _fetch(self, request: pb.FetchRequest) -> Iterator[pb.FetchResponse]:
@@ -129,17 +129,15 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
                 convert=lambda rows: codec.decode(rows, dtype=dtype),
             )
         for chunk in chunks:
-            self._metrics.fetch_bytes.inc(len(chunk.data))
-            if dtype != CODES:
-                self._metrics.decode_tokens.inc(chunk.shape[0])
+            self._metrics.count_rows(chunk.shape[0], len(chunk.data), is_decoded=dtype != CODES)
             yield chunk
 
     async def GetCodec(
-        self, request: pb.GetCodecRequest, context: Context
+        self, request: pb.GetCodecRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GetCodecResponse]:
         """Send the files of a codec; the receiver checks them by digest."""
         with self._workers.admit(context.time_remaining()) as job:
-            async for part in job.stream(self._get_codec(request)):
+            async for part in job.stream(lambda: self._get_codec(request)):
                 yield part
 
     def _get_codec(self, request: pb.GetCodecRequest) -> Iterator[pb.GetCodecResponse]:
@@ -147,9 +145,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         files = [
             pb.CodecFile(name=name, num_bytes=reader.num_bytes) for name, reader in readers.items()
         ]
-        yield pb.GetCodecResponse(
-            header=pb.CodecHeader(codec_id=request.codec_id, files=files)
-        )
+        yield pb.GetCodecResponse(header=pb.CodecHeader(codec_id=request.codec_id, files=files))
         for name, reader in readers.items():
             for offset in range(0, reader.num_bytes, PAGE_BYTES):
                 length = min(PAGE_BYTES, reader.num_bytes - offset)
@@ -160,7 +156,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
                 yield pb.GetCodecResponse(chunk=chunk)
 
     async def Write(
-        self, request_iterator: AsyncIterator[pb.WriteRequest], context: Context
+        self, request_iterator: AsyncIterator[pb.WriteRequest], context: grpc.aio.ServicerContext
     ) -> pb.WriteResponse:
         """Take in memories, then commit them as one version."""
         with self._workers.admit_upload(context.time_remaining()) as job:
@@ -172,7 +168,9 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
     def _write(self, upload: Upload) -> pb.WriteResponse:
         return pb.WriteResponse(commit=commit_to_proto(self._store.write(**upload.finish())))
 
-    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
+    async def Delete(
+        self, request: pb.DeleteRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DeleteResponse:
         """Delete by passage, document or filter."""
         with self._workers.admit(context.time_remaining()) as job:
             return await job.run(self._delete, request)
@@ -188,7 +186,7 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         return pb.DeleteResponse(commit=commit_to_proto(commit))
 
     async def ListCollections(
-        self, request: pb.ListCollectionsRequest, context: Context
+        self, request: pb.ListCollectionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListCollectionsResponse:
         """Answer with every collection's figures."""
         with self._workers.admit(context.time_remaining()) as job:
@@ -197,17 +195,15 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         return check_size(response, what="answer", fix="split the store into several")
 
     async def GetCollection(
-        self, request: pb.GetCollectionRequest, context: Context
+        self, request: pb.GetCollectionRequest, context: grpc.aio.ServicerContext
     ) -> pb.GetCollectionResponse:
         """Answer with one collection's figures."""
         with self._workers.admit(context.time_remaining()) as job:
-            info = await job.run(
-                self._store.collection_info, request.collection, _version(request)
-            )
+            info = await job.run(self._store.collection_info, request.collection, _version(request))
         return pb.GetCollectionResponse(collection=info_to_proto(info))
 
     async def ListVersions(
-        self, request: pb.ListVersionsRequest, context: Context
+        self, request: pb.ListVersionsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListVersionsResponse:
         """Answer with a page of a collection's versions."""
         with self._workers.admit(context.time_remaining()) as job:

@@ -44,10 +44,10 @@ class Metrics:
             buckets=_BUCKETS_S,
             registry=self._registry,
         )
-        self.decode_tokens = Counter(
+        self._decode_tokens = Counter(
             "memstore_decode_tokens", "Tokens decoded for clients.", registry=self._registry
         )
-        self.fetch_bytes = Counter(
+        self._fetch_bytes = Counter(
             "memstore_fetch_bytes", "Bytes of memories sent.", registry=self._registry
         )
         self._shed = Counter(
@@ -73,6 +73,12 @@ class Metrics:
         finally:
             self._requests.labels(call.method, call.code).inc()
             self._duration.labels(call.method).observe(perf_counter() - started)
+
+    def count_rows(self, num_rows: int, num_bytes: int, *, is_decoded: bool) -> None:
+        """Count rows of memories that are sent, a row a token."""
+        self._fetch_bytes.inc(num_bytes)
+        if is_decoded:
+            self._decode_tokens.inc(num_rows)
 
     def note(self, error: MemstoreError) -> None:
         """Count an error that has a counter of its own."""

@@ -93,16 +93,15 @@ class Settings(BaseSettings):
             ConfigError: if it is given twice, empty or unreadable, or if there is none although
                 the server can be reached from other machines.
         """
-        if self.token and self.token_file:
+        if self.token is not None and self.token_file is not None:
             raise ConfigError("token and token_file are both set; leave one of them out")
-        if self.token_file:
+        token = None if self.token is None else self.token.get_secret_value()
+        if self.token_file is not None:
             try:
                 token = self.token_file.read_text(encoding="ascii").strip()
             except (OSError, UnicodeDecodeError) as err:
                 reason = err.strerror if isinstance(err, OSError) else "it is not ASCII"
                 raise ConfigError(f"token_file {self.token_file}: {reason}") from err
-        else:
-            token = self.token.get_secret_value() if self.token else None
         if token == "":
             raise ConfigError("the token is empty; leave it out or give one")
         exposed = [address for address in (self.grpc, self.http) if not is_loopback(address)]

@@ -1,7 +1,8 @@
 """Errors at the server's edge: `MemstoreError` to gRPC status and to problem+json (RFC 9457).
 
-Which code an error has is said by its class in `memstore.errors`. An error of any other class is a fault of ours: it
-is logged with its traceback and leaves the server as an `InternalError` that says nothing but where to look.
+Which code an error has is said by its class in `memstore.errors`. An error of any other class is a
+fault of ours: it is logged with its traceback and leaves the server as an `InternalError` that says
+nothing but where to look.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def typed(error: Exception) -> MemstoreError:
     )
 
 
-def grpc_failure(error: MemstoreError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+def grpc_failure(
+    error: MemstoreError,
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Return status code, short message and trailing metadata of an error."""
     metadata = ((DETAILS_KEY, to_status(error)),)
     return grpc.StatusCode[error.grpc_status], error.message[:_GRPC_MESSAGE_CHARS], metadata

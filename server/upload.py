@@ -61,7 +61,11 @@ class Upload:
             raise InvalidInputError(f"write: an empty message; {_FIX}")
 
     def finish(self) -> dict[str, Any]:
-        """Return the arguments of `Store.write`; raises `InvalidInputError` if something is missing."""
+        """Return the arguments of `Store.write`.
+
+        Raises:
+            InvalidInputError: if something is missing.
+        """
         header = self._whole_header()
         table = self._rows().finish()
         if header.mode not in _MODES:

@@ -74,15 +74,19 @@ class Job:
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
 
-    async def stream(self, parts: Iterable[T]) -> AsyncIterator[T]:
-        """Yield what a generator makes in a thread, a few parts ahead of the reader."""
-        iterator = iter(parts)
-        while True:
-            batch = await self.run(_take, iterator)
+    async def stream(self, make_parts: Callable[[], Iterable[T]]) -> AsyncIterator[T]:
+        """Yield the parts that are made in a thread, a few of them ahead of the reader."""
+        # One trip to the threads makes the generator and its first parts: most answers are short.
+        iterator, batch = await self.run(lambda: _begin(make_parts))
+        while batch:
             for part in batch:
                 yield part
-            if len(batch) < _PARTS_AT_ONCE:
-                return
+            batch = await self.run(_take, iterator) if len(batch) == _PARTS_AT_ONCE else []
+
+
+def _begin(make_parts: Callable[[], Iterable[T]]) -> tuple[Iterator[T], list[T]]:
+    iterator = iter(make_parts())
+    return iterator, _take(iterator)
 
 
 def _take(iterator: Iterator[T]) -> list[T]:
@@ -128,7 +132,7 @@ class Workers:
 
 
 def _one_faiss_thread() -> None:
-    # Requests are the parallelism; without this each of these threads would start a team of its own.
+    # Requests are the parallelism; without this each of these threads would start its own team.
     import faiss
 
     faiss.omp_set_num_threads(1)

@@ -1,1 +1,3 @@
-"""The `memstore` command. Applications add their commands through the entry-point group `memstore.commands`."""
+"""The `memstore` command. Applications add their commands through the entry-point group
+`memstore.commands`.
+"""

@@ -13,8 +13,24 @@ from memstore.errors import CorruptionError
 if TYPE_CHECKING:
     from memstore.service import Store
 
-_LISTED = ("name", "version", "num_passages", "num_tokens", "record_bytes", "num_shards", "shard_bytes")
-_VERSION_LISTED = ("version", "created_at", "operation", "num_passages", "num_deleted", "num_tokens", "shard_bytes")
+_LISTED = (
+    "name",
+    "version",
+    "num_passages",
+    "num_tokens",
+    "record_bytes",
+    "num_shards",
+    "shard_bytes",
+)
+_VERSION_LISTED = (
+    "version",
+    "created_at",
+    "operation",
+    "num_passages",
+    "num_deleted",
+    "num_tokens",
+    "shard_bytes",
+)
 
 StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store.")]
 NameArgument = Annotated[str, typer.Argument(help="Name of the collection.")]
@@ -23,7 +39,9 @@ OutputOption = Annotated[Output, typer.Option("--output", help="How to print.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="List, show, verify, clean and delete from collections.", no_args_is_help=True)
+    group = typer.Typer(
+        help="List, show, verify, clean and delete from collections.", no_args_is_help=True
+    )
     for command in (ls, show, versions, verify, gc, delete):
         group.command()(command)
     app.add_typer(group, name="collection")
@@ -52,7 +70,9 @@ def show(
         print_fields(info)
 
 
-def versions(store: StoreOption, name: NameArgument = "default", output: OutputOption = Output.TABLE) -> None:
+def versions(
+    store: StoreOption, name: NameArgument = "default", output: OutputOption = Output.TABLE
+) -> None:
     """List the versions of a collection that can be read."""
     rows = [asdict(info) for info in _open(store).versions(name)]
     if output is Output.JSON:
@@ -75,24 +95,33 @@ def verify(
         for problem in report.problems:
             typer.echo(problem)
         typer.echo(
-            f"version {report.version}: {report.num_objects:,} objects, {report.num_bytes:,} bytes read, "
+            f"version {report.version}: {report.num_objects:,} objects, {report.num_bytes:,} bytes "
+            "read, "
             f"{len(report.problems)} problems"
         )
     if report.problems:
-        raise CorruptionError(f"{len(report.problems)} objects of collection {name!r} are damaged or missing")
+        raise CorruptionError(
+            f"{len(report.problems)} objects of collection {name!r} are damaged or missing"
+        )
 
 
 def gc(
     store: StoreOption,
     name: NameArgument = "default",
-    keep_versions: Annotated[int, typer.Option("--keep-versions", help="Newest versions to keep.")] = 10,
+    keep_versions: Annotated[
+        int, typer.Option("--keep-versions", help="Newest versions to keep.")
+    ] = 10,
     grace_hours: Annotated[
         float, typer.Option("--grace-hours", help="Delete what has been unnamed for so long.")
     ] = 72.0,
-    execute: Annotated[bool, typer.Option("--execute", help="Delete; without it, only say what would be.")] = False,
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Delete; without it, only say what would be.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Delete what no kept version names: seen unnamed by one run, deleted by one a grace period later."""
+    """Delete what no kept version names: seen unnamed by one run, deleted by one a grace period
+    later.
+    """
     report = _open(store).gc(
         name, keep_versions=keep_versions, grace_s=grace_hours * 3600, dry_run=not execute
     )
@@ -111,13 +140,22 @@ def gc(
 def delete(
     store: StoreOption,
     name: NameArgument = "default",
-    passage_id: Annotated[list[str] | None, typer.Option("--passage", help="A passage id; repeatable.")] = None,
-    document_id: Annotated[list[str] | None, typer.Option("--document", help="A document id; repeatable.")] = None,
-    where: Annotated[str | None, typer.Option("--where", help="Filter, such as 'year < 2000'.")] = None,
+    passage_id: Annotated[
+        list[str] | None, typer.Option("--passage", help="A passage id; repeatable.")
+    ] = None,
+    document_id: Annotated[
+        list[str] | None, typer.Option("--document", help="A document id; repeatable.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Filter, such as 'year < 2000'.")
+    ] = None,
 ) -> None:
     """Delete passages by id, by document or by filter; older versions keep them until gc."""
     result = _open(store).delete(
-        passage_ids=passage_id or None, document_ids=document_id or None, where=where, collection=name
+        passage_ids=passage_id or None,
+        document_ids=document_id or None,
+        where=where,
+        collection=name,
     )
     typer.echo(f"deleted {result.num_deleted} passages; version {result.version}")
 

@@ -1,7 +1,8 @@
 """Assembles the `memstore` command and turns errors into messages and exit codes.
 
-Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 conflict, 5 partial,
-75 retry later. Commands import what they need when they run, so that help is quick.
+Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4
+conflict, 5 partial, 75 retry later. Commands import what they need when they run, so that help is
+quick.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def build_app() -> typer.Typer:
 
     @app.callback(invoke_without_command=True)
     def options(
-        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+        version: Annotated[
+            bool, typer.Option("--version", help="Print the version and exit.")
+        ] = False,
     ) -> None:
         if version:
             typer.echo(__version__)

@@ -17,12 +17,17 @@ if TYPE_CHECKING:
     from memstore.types import Hit, Memory, Passage
 
 StoreOption = Annotated[str | None, typer.Option("--store", help="Folder of the store.")]
-ServerOption = Annotated[str | None, typer.Option("--server", help="HOST:PORT of a running server.")]
+ServerOption = Annotated[
+    str | None, typer.Option("--server", help="HOST:PORT of a running server.")
+]
 CollectionOption = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
-VersionOption = Annotated[int | None, typer.Option("--version", help="Read this version, not the newest.")]
+VersionOption = Annotated[
+    int | None, typer.Option("--version", help="Read this version, not the newest.")
+]
 OutputOption = Annotated[Output, typer.Option("--output", help="How to print.")]
 TokenOption = Annotated[
-    str | None, typer.Option("--token", envvar="MEMSTORE_TOKEN", help="Bearer token.", show_envvar=True)
+    str | None,
+    typer.Option("--token", envvar="MEMSTORE_TOKEN", help="Bearer token.", show_envvar=True),
 ]
 
 
@@ -37,7 +42,9 @@ def query(
     store: StoreOption = None,
     server: ServerOption = None,
     top_k: Annotated[int, typer.Option("--top-k", help="How many passages, 1 to 1000.")] = 8,
-    where: Annotated[str | None, typer.Option("--where", help="Filter, such as 'year >= 2019'.")] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="Filter, such as 'year >= 2019'.")
+    ] = None,
     collection: CollectionOption = "default",
     version: VersionOption = None,
     token: TokenOption = None,
@@ -45,10 +52,19 @@ def query(
 ) -> None:
     """Find the best passages for a question, with their memories."""
     source = _source(store, server, token)
-    result = source.query(question, top_k=top_k, where=where, collection=collection, version=version)
+    result = source.query(
+        question, top_k=top_k, where=where, collection=collection, version=version
+    )
     if output is Output.JSON:
         hits = [_hit(hit, memory) for hit, memory in zip(result.hits, result.memories, strict=True)]
-        print_json({"collection": collection, "version": result.version, "codec_id": result.codec_id, "hits": hits})
+        print_json(
+            {
+                "collection": collection,
+                "version": result.version,
+                "codec_id": result.codec_id,
+                "hits": hits,
+            }
+        )
         return
     for hit, memory in zip(result.hits, result.memories, strict=True):
         _print_passage(hit, memory, f"{hit.score:.4f}  ")
@@ -68,7 +84,13 @@ def fetch(
     result = source.fetch(passage_ids, collection=collection, version=version)
     pairs = list(zip(result.passages, result.memories, strict=True))
     if output is Output.JSON:
-        print_json({"collection": collection, "version": result.version, "passages": [_hit(*pair) for pair in pairs]})
+        print_json(
+            {
+                "collection": collection,
+                "version": result.version,
+                "passages": [_hit(*pair) for pair in pairs],
+            }
+        )
         return
     for passage, memory in pairs:
         _print_passage(passage, memory, "")

@@ -56,15 +56,24 @@ class CodecCache:
         """Return the codec, verified when it is opened; `None` if it is not here or damaged."""
         _check_id(codec_id)
         with self._lock:
-            codec = self._open.get(codec_id)
-            if codec is None:
-                codec = self._load(codec_id)
+            codec = self._open.get(codec_id) or self._load(codec_id)
             if codec is not None:
-                self._open[codec_id] = codec
-                self._open.move_to_end(codec_id)
-                while len(self._open) > _NUM_KEPT_OPEN:
-                    self._open.popitem(last=False)
+                self._keep_open(codec)
             return codec
+
+    def add(self, codec: ProductCodec, folder: Path) -> None:
+        """Move a whole, verified codec into place; what is least recently used makes room."""
+        with suppress(OSError):  # another process brought the same codec: its copy is as good
+            folder.rename(self.folder / codec.id)
+        with self._lock:
+            self._keep_open(codec)
+        self._evict(keep=codec.id)
+
+    def _keep_open(self, codec: ProductCodec) -> None:
+        self._open[codec.id] = codec
+        self._open.move_to_end(codec.id)
+        while len(self._open) > _NUM_KEPT_OPEN:
+            self._open.popitem(last=False)
 
     def _load(self, codec_id: str) -> ProductCodec | None:
         folder = self.folder / codec_id
@@ -84,8 +93,7 @@ class CodecCache:
         _check_id(codec_id)
         return CodecArrival(self, codec_id)
 
-    def evict(self, keep: str) -> None:
-        """Throw away the least recently used codecs until the rest fits; never the codec `keep`."""
+    def _evict(self, keep: str) -> None:
         used: list[tuple[float, int, Path]] = []
         for folder in self.folder.iterdir():
             with suppress(FileNotFoundError):  # another process was faster
@@ -177,14 +185,8 @@ class CodecArrival:
         Raises:
             CorruptionError: if what came is not the codec of this digest.
         """
-        ProductCodec.load(self._folder, codec_id=self._codec_id)
-        final = self._cache.folder / self._codec_id
-        with suppress(OSError):  # another process brought the same codec: its copy is as good
-            self._folder.rename(final)
-        self._cache.evict(keep=self._codec_id)
-        codec = self._cache.get(self._codec_id)
-        if codec is None:
-            raise CorruptionError(f"codec {self._codec_id}: gone from {self._cache.folder} at once")
+        codec = ProductCodec.load(self._folder, codec_id=self._codec_id)
+        self._cache.add(codec, self._folder)  # what is mapped stays mapped under its new name
         return codec
 
 

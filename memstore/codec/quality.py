@@ -37,6 +37,8 @@ def reconstruction(vectors: np.ndarray, codec: Codec) -> ReconstructionError:
         ShapeError: if there are fewer than two vectors, they are all equal, or the codec refuses
             them.
     """
+    if not len(vectors):
+        raise _without_spread()
     mean = vectors.mean(axis=0, dtype=np.float64)
     error = spread = cosine = 0.0
     for start in range(0, len(vectors), _ROWS):
@@ -48,7 +50,11 @@ def reconstruction(vectors: np.ndarray, codec: Codec) -> ReconstructionError:
         # A vector of length zero has no direction to lose: its cosine counts as 0.
         cosine += float(((block * decoded).sum(axis=1) / np.maximum(lengths, 1e-30)).sum())
     if spread == 0:
-        raise ShapeError(
-            "vectors: wanted at least two that differ, to measure an error against their spread"
-        )
+        raise _without_spread()
     return ReconstructionError(relative_mse=error / spread, cosine=cosine / len(vectors))
+
+
+def _without_spread() -> ShapeError:
+    return ShapeError(
+        "vectors: wanted at least two that differ, to measure an error against their spread"
+    )

@@ -13,7 +13,7 @@ from memstore.text.layouts import LAYOUTS
 from memstore.text.metadata import RESERVED_COLUMNS, check_column_name, coerce_metadata
 from memstore.text.partitions import Partition, Slice, read_partition
 from memstore.text.records import BadRecord, RecordFields
-from memstore.text.scan import CorpusScan, FileDigest, scan
+from memstore.text.scanning import CorpusScan, FileDigest, scan
 from memstore.text.windows import TokenWindowSplitter
 
 __all__ = [

@@ -98,7 +98,7 @@ def open_corpus(
     fields = RecordFields(id_field, text_field, title_field)
     _check_options(layout, fields)
     path = Path(path)
-    if not path.exists():
+    if not _exists(path):
         raise NotFoundError(f"{path}: no such file or folder; give the corpus to read")
     if path.is_dir():
         found = _find_in_folder(path, layout)
@@ -123,6 +123,13 @@ def _check_options(layout: str, fields: RecordFields) -> None:
             f"the layout '{layout}' has fixed fields: id_field, text_field and title_field are for"
             f" {', '.join(GENERIC_LAYOUTS)}; leave them out or choose one of these"
         )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as err:
+        raise StorageError(f"{path}: cannot look there: {err.strerror}") from err
 
 
 def _input_file(name: str, path: Path, layout: str) -> InputFile:

@@ -34,8 +34,8 @@ class TokenWindowSplitter:
     Args:
         tokenizer_file: a `tokenizer.json` of the tokenizers library.
         window_tokens: most tokens of a passage, title and special tokens included.
-        stride_tokens: text tokens from one window's start to the next; None: a window's text, so
-            that windows touch and do not overlap.
+        stride_tokens: text tokens from one window's start to the next; 0: a window's text, so that
+            windows touch and do not overlap.
         template: `"{title} {text}"` puts the title, cut to a quarter of `window_tokens`, before the
             text of every window; `"{text}"` leaves it out.
         prefix_ids, suffix_ids: special tokens around every window, such as CLS and SEP.

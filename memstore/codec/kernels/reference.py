@@ -1,4 +1,4 @@
-"""What `assign` and `gather` mean, in plain NumPy: slow, and what other kernels are tested against."""
+"""What `assign` and `gather` mean, in plain NumPy: slow, and what other kernels must equal."""
 
 from __future__ import annotations
 

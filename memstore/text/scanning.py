@@ -74,7 +74,7 @@ def scan(
     max_bad_fraction: float = MAX_BAD_FRACTION,
     progress: Progress | None = None,
 ) -> CorpusScan:
-    """Read a corpus once from end to end, in bounded memory: at most 16 bytes for each document.
+    """Read a corpus once from end to end, in bounded memory: about 16 bytes for each document.
 
     Args:
         corpus: what to read.

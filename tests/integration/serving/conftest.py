@@ -1,0 +1,173 @@
+"""A small real store, and real servers on free ports in a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memstore import Client, Store, open_store
+from memstore.types import EncodedBatch, EncoderIdentity, Passage, TokenizedPassage
+from server.app import Server
+from server.settings import load_settings
+
+DIM = 16
+NUM_PASSAGES = 40
+
+
+class WordEncoder:
+    """Embeds a question as the sum of fixed random directions of its words."""
+
+    identity = EncoderIdentity(
+        family="words",
+        weights_sha256="0" * 64,
+        tokenizer_sha256="0" * 64,
+        num_layers=1,
+        num_frozen_layers=1,
+        memory_dim=DIM,
+        embedding_dim=DIM,
+        window_tokens=8,
+        stride_tokens=8,
+        template="{text}",
+        special_tokens="kept",
+        pooling="mean",
+    )
+
+    def encode(self, passages: Sequence[TokenizedPassage]) -> Iterator[EncodedBatch]:
+        """Passages come with memories of their own in these tests."""
+        raise NotImplementedError
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        """(len(texts), DIM) float32, unit length."""
+        vectors = np.stack([sum(self._word(word) for word in text.split()) for text in texts])
+        unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit.astype(np.float32)
+
+    def _word(self, word: str) -> np.ndarray:
+        seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
+        return np.random.default_rng(seed).standard_normal(DIM)
+
+
+def make_passages(count: int, *, prefix: str = "doc") -> tuple[list[Passage], list[np.ndarray]]:
+    """Return passages and (3..9, DIM) memories that differ from each other."""
+    rng = np.random.default_rng(count)
+    passages = [
+        Passage(
+            document_id=f"{prefix}-{i}",
+            number=i % 3,
+            title=f"title {i}",
+            text=f"word{i} common ünïcode",
+            start=i,
+            end=i + 20,
+            metadata={"year": (1 << 60) + i, "lang": "en" if i % 2 else "de", "w": i / 7, "ok": True},
+        )
+        for i in range(count)
+    ]
+    memories = [rng.standard_normal((3 + i % 7, DIM), dtype=np.float32) for i in range(count)]
+    return passages, memories
+
+
+@pytest.fixture(scope="session")
+def written_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a collection that pins `WordEncoder`; not to be changed."""
+    folder = tmp_path_factory.mktemp("written") / "store"
+    encoder = WordEncoder()
+    passages, memories = make_passages(NUM_PASSAGES)
+    embeddings = encoder.embed([passage.text for passage in passages])
+    open_store(folder, encoder=encoder).write(
+        passages, memories, embeddings=embeddings, encoder_id=encoder.identity.id
+    )
+    return folder
+
+
+@pytest.fixture
+def store_dir(written_store: Path, tmp_path: Path) -> Path:
+    """A copy of the written store for one test."""
+    return Path(shutil.copytree(written_store, tmp_path / "store"))
+
+
+@pytest.fixture
+def store(store_dir: Path) -> Store:
+    """The store, embedded."""
+    return open_store(store_dir, encoder=WordEncoder())
+
+
+class Running:
+    """A server in a thread with an event loop of its own."""
+
+    def __init__(self, store: Store, settings: dict[str, Any]) -> None:
+        free = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "drain_s": 0.0, "grace_s": 5.0}
+        self.server = Server(store, load_settings(store="-", **{**free, **settings}))
+        self._started = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        self._started.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    @property
+    def grpc(self) -> str:
+        """Address of the gRPC face."""
+        return self.server.grpc_address
+
+    @property
+    def http(self) -> str:
+        """Base URL of the HTTP face."""
+        return f"http://{self.server.http_address}"
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._leaving = asyncio.Event()
+        try:
+            await self.server.start()
+        except BaseException as err:
+            self._failure = err
+            return
+        finally:
+            self._started.set()
+        await self._leaving.wait()
+        await self.server.stop()
+
+    def stop(self) -> None:
+        """Drain and stop; nothing happens the second time."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._leaving.set)
+            self._thread.join()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Running]]:
+    """Start servers: `serve(store, **settings)`; all are stopped after the test."""
+    running: list[Running] = []
+
+    def start(store: Store, **settings: Any) -> Running:
+        running.append(Running(store, settings))
+        return running[-1]
+
+    yield start
+    for server in running:
+        server.stop()
+
+
+@pytest.fixture
+def connect(tmp_path: Path) -> Iterator[Callable[..., Client]]:
+    """Make clients with a codec cache of the test's own: `connect(server, **options)`."""
+    clients: list[Client] = []
+
+    def make(server: Running | str, **options: Any) -> Client:
+        address = server if isinstance(server, str) else server.grpc
+        clients.append(Client(address, **{"cache_dir": tmp_path / "codecs", **options}))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()

@@ -1,0 +1,74 @@
+"""How work is cut over threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+
+import pytest
+
+from memstore.codec.kernels import threads
+
+
+@pytest.fixture(autouse=True)
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pretend to have four cores, whatever the machine."""
+    monkeypatch.setattr(threads, "num_threads", lambda: 4)
+
+
+@pytest.mark.parametrize(("num_items", "min_items"), [(1, 1), (7, 1), (100, 3), (5, 10)])
+def test_chunks_cover_every_item_once(num_items: int, min_items: int) -> None:
+    """Chunks follow one another without gap or overlap and come back in order."""
+    chunks = threads.run_chunks(
+        lambda start, stop: [start, stop],  # type: ignore[arg-type, return-value]
+        num_items,
+        min_items=min_items,
+    )
+
+    bounds = [bound for chunk in chunks for bound in chunk]  # type: ignore[attr-defined]
+    assert (bounds[0], bounds[-1]) == (0, num_items)
+    assert bounds[1:-1:2] == bounds[2::2]
+    assert all(
+        stop - start >= min(min_items, num_items)
+        for start, stop in zip(*[iter(bounds)] * 2, strict=True)
+    )
+
+
+def test_small_work_stays_in_the_calling_thread() -> None:
+    """Handing a small decode to another thread would cost more than the decode."""
+    here = threading.get_ident()
+
+    ran_here = threads.run_chunks(
+        lambda start, stop: int(threading.get_ident() == here), 3, min_items=2
+    )
+
+    assert ran_here == [1]
+
+
+def test_an_error_in_a_chunk_reaches_the_caller() -> None:
+    """Nothing is swallowed by the pool."""
+
+    def fail(start: int, stop: int) -> int:
+        raise ValueError(f"{start}..{stop}")
+
+    with pytest.raises(ValueError, match=r"0\.\.1"):
+        threads.run_chunks(fail, 4, min_items=1)
+
+
+def _sum_in_child() -> None:
+    if sum(threads.run_chunks(lambda start, stop: stop - start, 100, min_items=1)) != 100:
+        raise SystemExit(1)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_has_threads_of_its_own() -> None:
+    """A data loader that forks after the parent has decoded does not wait for ever."""
+    _sum_in_child()
+
+    child = multiprocessing.get_context("fork").Process(target=_sum_in_child)
+    child.start()
+    child.join(timeout=60)
+    exit_code = child.exitcode
+    child.kill()
+
+    assert exit_code == 0
