@@ -111,7 +111,7 @@ def _encode_sample(
 
 
 def _train(vectors: np.ndarray, trained: list[ProductCodec]) -> Iterator[Step]:
-    """Train a codec on (T, D) vectors and leave it in `trained`, yielding progress while it works."""
+    """Train a codec on (T, D) vectors and leave it in `trained`, yielding progress."""
     layout = choose_layout(vectors.shape[1], len(vectors))
     steps: queue.Queue[Step | BaseException | ProductCodec] = queue.Queue()
 

@@ -20,7 +20,7 @@ from encoder_jobs.spec import JobFolder, JobPins, JobSpec, Receipt
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.storage import Collection, PosixStore, ShardContent, ShardEntry
-from memstore.text import BadRecord, Partition, coerce_metadata, read_partition
+from memstore.text import BadRecord, Partition, coerce_row, read_partition
 from memstore.types import MemoryEncoder, Passage, PassageSplitter, TokenizedPassage
 
 
@@ -80,11 +80,7 @@ def tokenize(
         if isinstance(item, BadRecord):
             bad_records.append(item)
         else:
-            metadata = {
-                name: coerce_metadata(value, metadata_columns[name])
-                for name, value in item.metadata.items()
-                if name in metadata_columns  # a column that is null everywhere has no type
-            }
+            metadata = coerce_row(item.metadata, metadata_columns)
             passages.extend(splitter.split(replace(item, metadata=metadata)))
     return TokenizedPartition(partition.index, passages, bad_records)
 

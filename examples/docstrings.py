@@ -64,5 +64,4 @@ def write_corpus(path: Path, limit: int | None = None) -> int:
 
 
 if __name__ == "__main__":
-
     print(write_corpus(Path(sys.argv[1])), "documents", file=sys.stderr)

@@ -45,7 +45,7 @@ from typing import ClassVar
 
 
 class ErrorCode(StrEnum):
-    """The stable name of an error on the wire (`google.rpc.ErrorInfo.reason`, problem+json `code`)."""
+    """The stable name of an error on the wire (`ErrorInfo.reason`, problem+json `code`)."""
 
     INTERNAL = "INTERNAL"
     INVALID_INPUT = "INVALID_INPUT"

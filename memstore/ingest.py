@@ -21,9 +21,9 @@ from memstore.storage import (
     WriteMode,
     check_pins,
     commit_shards,
-    infer_metadata_columns,
     train_dictionary,
 )
+from memstore.text import ColumnTypes, coerce_row
 from memstore.types import CommitResult, Passage
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def write_memories(
     if base is not None:
         check_pins(base.manifest, pins)
     collection.put_codec(codec.id, dict(codec.files()))
-    columns = infer_metadata_columns([passage.metadata for passage in passages])
+    types = ColumnTypes()
+    for passage in passages:
+        types.add(passage.metadata)
+    columns = types.result()
     entries = _put_shards(collection, passages, memories, vectors, codec, columns)
     return commit_shards(
         collection, NewShards(entries=entries, metadata_columns=columns), pins, mode
@@ -92,7 +95,14 @@ def _put_shards(
     for number in np.unique(owner):
         rows: list[int] = np.flatnonzero(owner == number).tolist()
         content = ShardContent(
-            passages=[dataclasses.replace(passages[i], num_tokens=int(lengths[i])) for i in rows],
+            passages=[
+                dataclasses.replace(
+                    passages[i],
+                    num_tokens=int(lengths[i]),
+                    metadata=coerce_row(passages[i].metadata, columns),
+                )
+                for i in rows
+            ],
             embeddings=vectors[rows],
             records=codec.encode(np.concatenate([memories[i] for i in rows])),
             metadata_columns=columns,

@@ -214,7 +214,7 @@ class Memory:
         return int(self.records.shape[0])
 
     def decode(self, dtype: str = "float32") -> np.ndarray:
-        """Return the (T, D) vectors of this memory in `dtype` ("bfloat16", "float16", "float32")."""
+        """Return the (T, D) vectors in `dtype`: "bfloat16", "float16" or "float32"."""
         return self.codec.decode(self.records, dtype=dtype)
 
     def to_torch(self, device: str = "cpu", dtype: str = "bfloat16") -> torch.Tensor:
@@ -266,7 +266,7 @@ class FetchResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitResult:
-    """What a write or delete did: the version it made and how many passages it added and removed."""
+    """What a write or delete did: the version it made, the passages it added and removed."""
 
     collection: str
     version: int

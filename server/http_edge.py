@@ -56,7 +56,7 @@ class HttpEdge:
             headers = Headers(scope=scope)
             self._auth.check(headers.get("authorization"))
             _check_length(int(headers.get("content-length", "0")))
-            await self._app(scope, _capped(receive), watched_send)
+            await self._app(scope, await _with_body(receive), watched_send)
             call.code = scope.get("state", {}).get("error_code", OK)
         except Exception as err:
             error = typed(err)
@@ -75,18 +75,23 @@ def _check_length(num_bytes: int) -> None:
         )
 
 
-def _capped(receive: Receive) -> Receive:
-    """Count the body as it comes: its announced length may be missing."""
-    num_bytes = 0
-
-    async def counted() -> Message:
-        nonlocal num_bytes
+async def _with_body(receive: Receive) -> Receive:
+    """Read the body before it is parsed: its announced length may be missing, or wrong."""
+    body = bytearray()
+    has_more = True
+    while has_more:
         message = await receive()
-        num_bytes += len(message.get("body", b""))
-        _check_length(num_bytes)
-        return message
+        body += message.get("body", b"")
+        _check_length(len(body))
+        has_more = message.get("more_body", False)
+    whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
 
-    return counted
+    async def replay() -> Message:
+        nonlocal whole
+        message, whole = whole, None
+        return await receive() if message is None else message
+
+    return replay
 
 
 def problem_response(error: MemstoreError, status: int | None = None) -> Response:

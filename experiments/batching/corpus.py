@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import transformers
 
+from memstore.encoders.options import DEFAULT_SOURCE
 from memstore.encoders.sources import resolve_source
 from memstore.types import Document
 
@@ -32,7 +33,7 @@ def read_documents(folder: Path | None) -> Iterator[Document]:
 
 def save_random_t5(folder: Path) -> None:
     """Save a T5-v1.1 encoder of the small shape, with the default encoder's tokenizer."""
-    tokenizer = resolve_source("all-MiniLM-L6-v2") / "tokenizer.json"
+    tokenizer = resolve_source(DEFAULT_SOURCE) / "tokenizer.json"
     torch.manual_seed(0)
     config = transformers.T5Config(
         vocab_size=30522, d_model=512, num_layers=6, feed_forward_proj="gated-gelu"

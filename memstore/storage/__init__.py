@@ -16,7 +16,6 @@ from memstore.storage.dictionary import train_dictionary
 from memstore.storage.maintenance import GcReport, VerifyReport, gc, verify
 from memstore.storage.manifest import Manifest, ShardEntry
 from memstore.storage.objects import ObjectReader, ObjectStore, PosixStore
-from memstore.storage.schema import infer_metadata_columns
 from memstore.storage.sealed import seal, unseal
 from memstore.storage.shard import ShardContent
 from memstore.storage.snapshot import Snapshot
@@ -41,7 +40,6 @@ __all__ = [
     "commit_delete",
     "commit_shards",
     "gc",
-    "infer_metadata_columns",
     "list_collections",
     "seal",
     "train_dictionary",

@@ -234,10 +234,13 @@ class Collection:
 
     def _open(self, manifest: Manifest) -> Snapshot:
         known = {shard.entry: shard for shard in self._newest.shards} if self._newest else {}
-        shards, deleted, start = [], [], 0
+        shards: list[Shard] = []
+        deleted, start = [], 0
         for ref in manifest.shard_lists:
-            for entry in unpack_shard_list(ref, self.store.get(self.key(ref.key))):
-                shards.append(known.get(entry) or self._open_listed(entry, manifest))
+            shards += [
+                known.get(entry) or self._open_listed(entry, manifest)
+                for entry in unpack_shard_list(ref, self.store.get(self.key(ref.key)))
+            ]
             deleted.append(start + np.asarray(self.deleted_rows(ref), dtype=np.int64))
             start += ref.num_passages
         rows = np.concatenate(deleted) if deleted else np.zeros(0, dtype=np.int64)

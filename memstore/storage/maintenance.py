@@ -46,7 +46,7 @@ class VerifyReport:
 
 @dataclass(frozen=True, slots=True)
 class GcReport:
-    """What `gc` deleted or, in a dry run, would delete; and what waits for its grace period to end."""
+    """What `gc` deleted or, in a dry run, would delete; and what waits for its grace period."""
 
     dry_run: bool
     deleted: tuple[str, ...]

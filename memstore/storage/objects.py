@@ -58,7 +58,7 @@ class ObjectStore(Protocol):
         ...
 
     def put_hint(self, key: str, data: bytes) -> None:
-        """Overwrite a small object atomically but without durability: for hints that nobody trusts."""
+        """Overwrite a small object atomically, not durably: for hints that nobody trusts."""
         ...
 
     def get(self, key: str) -> bytes:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from memstore.errors import ConfigError
-from memstore.types import Metadata
 
 METADATA_TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
@@ -21,7 +20,6 @@ METADATA_TYPES: dict[str, pa.DataType] = {
 
 # Columns that a filter may name beside the user's own.
 FILTER_COLUMNS = ("passage_id", "document_id", "title", "start", "end", "num_tokens")
-RESERVED_COLUMNS = frozenset({*FILTER_COLUMNS, "number", "text", "embedding", "crc32c", "codes"})
 
 
 def shard_schema(
@@ -54,45 +52,6 @@ def shard_schema(
             required("crc32c", pa.uint32()),
             required("codes", pa.list_(pa.field("record", record, nullable=False))),
         ]
-    )
-
-
-def infer_metadata_columns(rows: list[Metadata]) -> dict[str, str]:
-    """Return the type of every metadata column that holds a value in some row.
-
-    Raises:
-        ConfigError: if a column's name is reserved or its values have different types.
-    """
-    columns: dict[str, str] = {}
-    for row in rows:
-        for name, value in row.items():
-            if value is None:
-                continue
-            kind = _kind(name, value)
-            known = columns.setdefault(name, kind)
-            if {known, kind} == {"int64", "double"}:
-                columns[name] = "double"
-            elif known != kind:
-                raise ConfigError(
-                    f"metadata column {name!r} holds both {known} and {kind}; give it one type",
-                    column=name,
-                )
-    return columns
-
-
-def _kind(name: str, value: object) -> str:
-    if name in RESERVED_COLUMNS or not name.isidentifier():
-        raise ConfigError(
-            f"metadata column {name!r} is reserved or not a plain identifier; rename it",
-            column=name,
-        )
-    for kind, python in (("bool", bool), ("int64", int), ("double", float), ("string", str)):
-        if isinstance(value, python):
-            return kind
-    raise ConfigError(
-        f"metadata column {name!r} holds a {type(value).__name__}; wanted a string, number, bool "
-        "or None",
-        column=name,
     )
 
 

@@ -10,7 +10,13 @@ Does not: run a model or store anything.
 from memstore.text.corpus import Corpus, open_corpus
 from memstore.text.files import InputFile
 from memstore.text.layouts import LAYOUTS
-from memstore.text.metadata import RESERVED_COLUMNS, check_column_name, coerce_metadata
+from memstore.text.metadata import (
+    RESERVED_COLUMNS,
+    ColumnTypes,
+    check_column_name,
+    coerce_metadata,
+    coerce_row,
+)
 from memstore.text.partitions import Partition, Slice, read_partition
 from memstore.text.records import BadRecord, RecordFields
 from memstore.text.scanning import CorpusScan, FileDigest, scan
@@ -20,6 +26,7 @@ __all__ = [
     "LAYOUTS",
     "RESERVED_COLUMNS",
     "BadRecord",
+    "ColumnTypes",
     "Corpus",
     "CorpusScan",
     "FileDigest",
@@ -30,6 +37,7 @@ __all__ = [
     "TokenWindowSplitter",
     "check_column_name",
     "coerce_metadata",
+    "coerce_row",
     "open_corpus",
     "read_partition",
     "scan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from memstore.errors import ConfigError, InvalidInputError
@@ -43,8 +44,14 @@ class ColumnTypes:
             seen = self._seen.get(name)
             if seen is None:
                 seen = self._add_column(name)
-            if value is not None:
-                seen.add(_TYPES[type(value)])
+            if value is None:
+                continue
+            if type(value) not in _TYPES:
+                raise ConfigError(
+                    f"metadata field '{name}': got a {type(value).__name__}, wanted a str, int,"
+                    " float, bool or None; convert it"
+                )
+            seen.add(_TYPES[type(value)])
 
     def _add_column(self, name: str) -> set[str]:
         check_column_name(name)
@@ -83,6 +90,22 @@ def _common_type(seen: AbstractSet[str]) -> str:
     if len(seen) == 1:
         return next(iter(seen))
     return "double" if seen == {"int64", "double"} else "string"
+
+
+def coerce_row(metadata: Metadata, columns: Mapping[str, str]) -> Metadata:
+    """Cast the values of one document to the types of `columns`, which `ColumnTypes` gave.
+
+    Raises:
+        InvalidInputError: if the document has a field that is no column.
+    """
+    unknown = sorted(metadata.keys() - columns.keys())
+    if unknown:
+        raise InvalidInputError(
+            f"metadata: field '{unknown[0]}' was not there when the input was scanned; the input "
+            "has"
+            " changed: run the command again"
+        )
+    return {name: coerce_metadata(value, columns[name]) for name, value in metadata.items()}
 
 
 def coerce_metadata(value: MetadataValue, column_type: str) -> MetadataValue:

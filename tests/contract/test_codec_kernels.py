@@ -82,7 +82,7 @@ def test_assign_gives_ties_to_the_lowest_index(
 ) -> None:
     """On small integers every score is exact, most are tied, and the codes equal the reference."""
     rng = np.random.default_rng(3)
-    codebook = rng.integers(-2, 3, (3, codebook_size, 3)).astype(dtype)
+    codebook: np.ndarray = rng.integers(-2, 3, (3, codebook_size, 3)).astype(dtype)
     vectors = rng.integers(-3, 4, (300, 9)).astype(np.float32)
 
     codes = kernels.assign(vectors, codebook)
@@ -104,7 +104,7 @@ def test_assign_of_a_centroid_is_that_centroid(kernels: Kernels) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_gather_copies_the_bits(kernels: Kernels, dtype: type, width: int) -> None:
     """Every value is the codebook's, bit for bit."""
-    codebook = gaussian(6, 3, 37, width).astype(dtype)
+    codebook: np.ndarray = gaussian(6, 3, 37, width).astype(dtype)
     codes = np.random.default_rng(7).integers(0, 37, (29, 3)).astype(np.uint16)
 
     vectors = kernels.gather(codes, codebook)
@@ -181,7 +181,7 @@ def test_cpu_gather_reports_the_first_row_with_a_code_too_large(
 ) -> None:
     """The row is the first, however the work is cut into chunks, and K itself is too large."""
     table = np.zeros((64, size, 64), np.uint16)
-    codes = np.zeros((900, 64), code_dtype)
+    codes: np.ndarray = np.zeros((900, 64), code_dtype)
     codes[[170, 171, 800], [63, 0, 5]] = size
 
     assert cpu.gather(codes, table, np.empty((900, 64 * 64), out_dtype)) == 170

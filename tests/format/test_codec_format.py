@@ -22,6 +22,10 @@ RECORDS = {
     "bits8": [[0x0301, 0x0004], [0x0000, 0x0000], [0x0404, 0x0002]],
     "bits16": [[0x0100, 0x0001], [0x00FF, 0x0100]],
 }
+CODES = {
+    "bits8": [[1, 3, 4], [0, 0, 0], [4, 4, 2]],
+    "bits16": [[256, 1], [255, 256]],
+}
 NAMES = sorted(IDS)
 
 
@@ -47,15 +51,10 @@ def test_golden_records_decode_to_the_same_vectors(name: str, dtype: str) -> Non
     """Records as they lie in shards name the centroids that they named when they were written."""
     codec = ProductCodec.load(GOLDEN / name)
     records = np.array(RECORDS[name], np.uint16)
-    centroids = {
-        "bits8": [(1, 3, 4), (0, 0, 0), (4, 4, 2)],
-        "bits16": [(256, 1), (255, 256)],
-    }[name]
-
     decoded = codec.decode(records, dtype=dtype)
 
     book = golden_codebook(name)
-    wanted = [np.concatenate([book[m, code] for m, code in enumerate(row)]) for row in centroids]
+    wanted = [np.concatenate([book[m, code] for m, code in enumerate(row)]) for row in CODES[name]]
     assert np.array_equal(decoded, np.array(wanted).astype(dtype))
 
 

@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from memstore.codec.kernels.compiler import compiled, read_only
-from memstore.codec.kernels.nearest import BLOCK, TILE, nearest
+from memstore.codec.kernels.nearest import SPAN, TILE, nearest
 from memstore.codec.kernels.threads import run_chunks
 
 _MIN_CHUNK_FLOPS = (
@@ -59,14 +59,14 @@ def assign(vectors: np.ndarray, tiles: np.ndarray, codes: np.ndarray) -> bool:
     Returns:
         False if a value was not finite; then `codes` is not to be used.
 
-    Cost: 2 N K D floating-point operations; scratch a thread: BLOCK subvectors and a few KB,
+    Cost: 2 N K D floating-point operations; scratch a thread: 192 subvectors and a few KB,
     whatever N and K.
     """
     num_subspaces, num_tiles, depth, _ = tiles.shape
     rows = read_only(vectors.reshape(len(vectors), num_subspaces, depth - 1))
     tiles = read_only(tiles)
-    num_items = num_subspaces * -(-len(vectors) // BLOCK)
-    item_flops = 2 * min(len(vectors), BLOCK) * num_tiles * TILE * depth
+    num_items = num_subspaces * -(-len(vectors) // SPAN)
+    item_flops = 2 * min(len(vectors), SPAN) * num_tiles * TILE * depth
     finite = run_chunks(
         lambda start, stop: nearest(rows, tiles, codes, start, stop),
         num_items,

@@ -3,7 +3,7 @@
 The score of centroid c for vector x is x.c - |c|^2/2; the largest wins. As in a good matrix
 product, a block of TOKENS vectors by STRIDE centroids is summed in registers; then, instead of
 being written out, it is compared with the best score of each vector so far. Only when a tile of
-TILE centroids beats it (a few times in a search) is the tile's scratch scanned.
+TILE centroids beats it (a few times in a search) is the tile's scratch searched for the place.
 
 The block is written as LLVM vectors because Numba's loops do not keep a two-dimensional block in
 registers (measured: 4.5 times slower). Every score is the same chain of fused multiply-adds
@@ -26,7 +26,8 @@ from memstore.codec.kernels.compiler import compiled
 
 TILE = 256  # centroids; 17 KB of them at 16 wide: they stay in the L1 cache while a block passes
 TOKENS = 6
-BLOCK = 32 * TOKENS  # vectors that share one pass over the codebook
+BLOCK = 32 * TOKENS  # vectors that share one pass over a subspace's centroids
+SPAN = 4 * BLOCK  # vectors that pass through all subspaces before the next do: they stay in the L2
 
 # TOKENS x VECTORS accumulators and VECTORS centroid vectors fill the register file: 32 x 16 floats
 # with AVX-512, 16 x 8 with AVX2, and as much with NEON. Any choice runs on any machine.
@@ -36,6 +37,7 @@ _STRIDE = _LANES * _VECTORS
 _FLOAT = ir.FloatType()
 _INT = ir.IntType(64)
 _VECTOR = ir.VectorType(_FLOAT, _LANES)
+_MASK = ir.IntType(_LANES)
 
 
 class _Vectors:
@@ -56,8 +58,7 @@ class _Vectors:
     def store(self, value: Any, base: Any, offset: Any) -> None:
         self.builder.store(value, self._at(base, offset)).align = 4
 
-    def splat(self, base: Any, offset: Any) -> Any:
-        scalar = self.builder.load(self.builder.gep(base, [offset]))
+    def splat(self, scalar: Any) -> Any:
         undefined = ir.Constant(_VECTOR, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
@@ -69,9 +70,10 @@ class _Vectors:
     def larger(self, a: Any, b: Any) -> Any:
         return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
 
-    def any_larger(self, a: Any, b: Any) -> Any:
-        mask = self.builder.bitcast(self.builder.fcmp_ordered(">", a, b), ir.IntType(_LANES))
-        return self.builder.icmp_unsigned("!=", mask, ir.Constant(ir.IntType(_LANES), 0))
+    def mask(self, comparison: str, a: Any, b: Any) -> Any:
+        """Return one bit a lane."""
+        lanes = self.builder.fcmp_ordered(comparison, a, b)
+        return self.builder.bitcast(lanes, _MASK)
 
     def largest(self, vector: Any) -> Any:
         """Reduce to one float by halves."""
@@ -82,6 +84,14 @@ class _Vectors:
             vector = self.larger(vector, self.builder.shuffle_vector(vector, vector, upper))
             half //= 2
         return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    def lowest_bit(self, mask: Any) -> Any:
+        """Return the number of the lowest bit that is set."""
+        signature = ir.FunctionType(_MASK, [_MASK, ir.IntType(1)])
+        count = cgutils.get_or_insert_function(
+            self.builder.module, signature, f"llvm.cttz.i{_LANES}"
+        )
+        return self.builder.call(count, [mask, ir.Constant(ir.IntType(1), 0)])
 
     def _at(self, base: Any, offset: Any) -> Any:
         return self.builder.bitcast(self.builder.gep(base, [offset]), _VECTOR.as_pointer())
@@ -99,37 +109,57 @@ def _score_tile(
     tile_at: Any,
     width: Any,
     best: Any,
+    index: Any,
     best_at: Any,
+    first: Any,
     scores: Any,
 ) -> tuple[Any, Callable[..., Any]]:
-    """Score TOKENS vectors against one tile; bit t of the result: vector t met a new best score.
+    """Bring the best score of TOKENS vectors, and where it is, up to date with one more tile.
 
-    Args (flat float32 arrays, and where in them to start):
+    Args (flat arrays, float32 but for `index`, and where in them to start):
         packed: (width, TOKENS), the vectors, transposed.
         tiles: (1 + width, TILE): -|c|^2/2, then the centroids, transposed.
-        best: (TOKENS,), the best score of each vector so far, brought up to date.
-        scores: (TOKENS, TILE), scratch that is left holding the scores.
+        best: (TOKENS,), the best score of each vector so far.
+        index: (TOKENS,) int64, its centroid.
+        first: the number of the tile's first centroid.
+        scores: (TOKENS, TILE), scratch.
     """
-    signature = types.int64(
-        packed, types.intp, tiles, types.intp, types.intp, best, types.intp, scores
+    signature = types.void(
+        packed,
+        types.intp,
+        tiles,
+        types.intp,
+        types.intp,
+        best,
+        index,
+        types.intp,
+        types.intp,
+        scores,
     )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        arrays = [
+        packed, packed_at, tiles, tile_at, width, best, index, best_at, first, scores = (
             context.make_array(kind)(context, builder, value).data
             if isinstance(kind, types.Array)
             else value
             for kind, value in zip(signature.args, arguments, strict=True)
-        ]
-        packed, packed_at, tiles, tile_at, width, best, best_at, scores = arrays
-        packed, tiles = builder.gep(packed, [packed_at]), builder.gep(tiles, [tile_at])
-        return _emit_block(builder, packed, tiles, width, builder.gep(best, [best_at]), scores)
+        )
+        packed, tile = builder.gep(packed, [packed_at]), builder.gep(tiles, [tile_at])
+        vectors = _Vectors(builder)
+        tops = _emit_scores(vectors, packed, tile, width, scores)
+        for t in range(TOKENS):
+            at = builder.add(best_at, _int(t))
+            row = builder.gep(scores, [_int(t * TILE)])
+            slots = builder.gep(best, [at]), builder.gep(index, [at])
+            _emit_update(vectors, tops[t], row, first, *slots)
+        return context.get_dummy_value()
 
     return signature, generate
 
 
-def _emit_block(builder: Any, packed: Any, tile: Any, width: Any, best: Any, scores: Any) -> Any:
-    vectors = _Vectors(builder)
+def _emit_scores(vectors: _Vectors, packed: Any, tile: Any, width: Any, scores: Any) -> list[Any]:
+    """Fill `scores`; return for each vector the largest scores, by lane."""
+    builder = vectors.builder
     lowest = ir.Constant(_VECTOR, [float("-inf")] * _LANES)
     tops = [cgutils.alloca_once(builder, _VECTOR) for _ in range(TOKENS)]
     sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(_VECTORS)] for _ in range(TOKENS)]
@@ -147,7 +177,7 @@ def _emit_block(builder: Any, packed: Any, tile: Any, width: Any, best: Any, sco
             centroids = [vectors.load(tile, builder.add(row, columns[v])) for v in range(_VECTORS)]
             for t in range(TOKENS):
                 at = builder.add(builder.mul(axis.index, _int(TOKENS)), _int(t))
-                value = vectors.splat(packed, at)
+                value = vectors.splat(builder.load(builder.gep(packed, [at])))
                 for v in range(_VECTORS):
                     total = vectors.multiply_add(value, centroids[v], builder.load(sums[t][v]))
                     builder.store(total, sums[t][v])
@@ -156,38 +186,36 @@ def _emit_block(builder: Any, packed: Any, tile: Any, width: Any, best: Any, sco
                 total = builder.load(sums[t][v])
                 vectors.store(total, scores, builder.add(_int(t * TILE), columns[v]))
                 builder.store(vectors.larger(total, builder.load(tops[t])), tops[t])
-    flags = _int(0)
-    for t in range(TOKENS):
-        top = builder.load(tops[t])
-        beaten = vectors.any_larger(top, vectors.splat(best, _int(t)))
-        with builder.if_then(beaten, likely=False):
-            builder.store(vectors.largest(top), builder.gep(best, [_int(t)]))
-        flags = builder.or_(flags, builder.shl(builder.zext(beaten, _INT), _int(t)))
-    return flags
+    return [builder.load(top) for top in tops]
+
+
+def _emit_update(
+    vectors: _Vectors, top: Any, scores: Any, first: Any, best: Any, index: Any
+) -> None:
+    """If a score of the tile is larger than `best`, set it and the index where it is first."""
+    builder = vectors.builder
+    none = ir.Constant(_MASK, 0)
+    beats = vectors.mask(">", top, vectors.splat(builder.load(best)))
+    with builder.if_then(builder.icmp_unsigned("!=", beats, none), likely=False):
+        value = vectors.largest(top)
+        builder.store(value, best)
+        wanted = vectors.splat(value)
+        for start in range(TILE - _LANES, -1, -_LANES):  # backwards: the lowest index is kept
+            equal = vectors.mask("==", vectors.load(scores, _int(start)), wanted)
+            lane = builder.zext(vectors.lowest_bit(equal), _INT)
+            place = builder.add(builder.add(first, _int(start)), lane)
+            is_here = builder.icmp_unsigned("!=", equal, none)
+            builder.store(builder.select(is_here, place, builder.load(index)), index)
 
 
 score_tile = intrinsic(_score_tile)
 
 
 @compiled
-def first_equal(scores: np.ndarray, value: float) -> int:
-    """Return where the value first is in (TILE,) scores; looked for 32 at a time, in vectors."""
-    for start in range(0, TILE, 32):
-        is_here = False
-        for k in range(start, start + 32):
-            is_here |= scores[k] == value
-        if is_here:
-            for k in range(start, start + 32):
-                if scores[k] == value:
-                    return k
-    return 0
-
-
-@compiled
 def nearest(
     vectors: np.ndarray, tiles: np.ndarray, codes: np.ndarray, start: int, stop: int
 ) -> bool:
-    """Search items [start, stop) of the grid (M subspaces, ceil(N / BLOCK) blocks of vectors).
+    """Search items [start, stop) of the grid (ceil(N / SPAN) spans of vectors, M subspaces).
 
     Args:
         vectors: (N, M, width) float32.
@@ -199,41 +227,34 @@ def nearest(
     Returns:
         False if a value was not finite; then `codes` is not to be used.
     """
-    num_vectors, _, width = vectors.shape
+    num_vectors, num_subspaces, width = vectors.shape
     _, num_tiles, _, _ = tiles.shape
-    num_blocks = (num_vectors + BLOCK - 1) // BLOCK
     flat_tiles = tiles.reshape(tiles.size)
     packed = np.zeros((BLOCK // TOKENS, width, TOKENS), np.float32)
     flat_packed = packed.reshape(packed.size)
     best = np.empty(BLOCK, np.float32)
     index = np.empty(BLOCK, np.int64)
-    scores = np.empty((TOKENS, TILE), np.float32)
-    flat_scores = scores.reshape(scores.size)
+    scores = np.empty(TOKENS * TILE, np.float32)
     is_finite = True
     for item in range(start, stop):
-        m = item // num_blocks
-        first = (item % num_blocks) * BLOCK
-        count = min(BLOCK, num_vectors - first)
-        for i in range(count):
-            for d in range(width):
-                value = vectors[first + i, m, d]
-                is_finite &= np.isfinite(value)
-                packed[i // TOKENS, d, i % TOKENS] = value
-        best[:] = -np.inf
-        index[:] = 0
-        for tile in range(num_tiles):
-            tile_at = (m * num_tiles + tile) * (1 + width) * TILE
-            for group in range((count + TOKENS - 1) // TOKENS):
-                token = group * TOKENS
-                flags = score_tile(
-                    flat_packed, token * width, flat_tiles, tile_at, width, best, token, flat_scores
-                )
-                while flags:
-                    t = 0
-                    while not (flags >> t) & 1:
-                        t += 1
-                    flags &= flags - 1
-                    index[token + t] = tile * TILE + first_equal(scores[t], best[token + t])
-        for i in range(count):
-            codes[first + i, m] = index[i]
+        m = item % num_subspaces
+        span = item // num_subspaces * SPAN
+        for first in range(span, min(span + SPAN, num_vectors), BLOCK):
+            count = min(BLOCK, num_vectors - first)
+            for i in range(count):
+                for d in range(width):
+                    value = vectors[first + i, m, d]
+                    is_finite &= np.isfinite(value)
+                    packed[i // TOKENS, d, i % TOKENS] = value
+            best[:] = -np.inf
+            index[:] = 0
+            for tile in range(num_tiles):
+                tile_at = (m * num_tiles + tile) * (1 + width) * TILE
+                for token in range(0, count, TOKENS):
+                    score_tile(
+                        flat_packed, token * width, flat_tiles, tile_at, width,
+                        best, index, token, tile * TILE, scores,
+                    )  # fmt: skip
+            for i in range(count):
+                codes[first + i, m] = index[i]
     return is_finite

@@ -64,7 +64,10 @@ def test_the_safetensors_library_reads_what_we_write(tmp_path: Path) -> None:
 
 def test_what_the_safetensors_library_writes_is_read() -> None:
     """Metadata is passed over and a tensor off its alignment is copied."""
-    tensors = {"a": np.arange(3, dtype=np.uint8), "b": np.arange(4, dtype=np.float32)}
+    tensors: dict[str, np.ndarray] = {
+        "a": np.arange(3, dtype=np.uint8),
+        "b": np.arange(4, dtype=np.float32),
+    }
     content = safetensors_numpy.save(tensors, metadata={"made by": "a test"})
 
     read = tensorfile.parse(np.frombuffer(b"\0" + content, np.uint8)[1:], where="x")

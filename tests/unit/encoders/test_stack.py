@@ -107,12 +107,15 @@ def test_width_of_t5_xxl_works(save_checkpoint: SaveCheckpoint) -> None:
     assert _memory(folder, 1).shape == (len(IDS), 4096)
 
 
-def test_dropping_the_top_leaves_the_memory_as_it_was(save_checkpoint: SaveCheckpoint) -> None:
+@pytest.mark.parametrize("tap_layer", [0, 2, 3])
+def test_dropping_the_top_leaves_the_memory_as_it_was(
+    save_checkpoint: SaveCheckpoint, tap_layer: int
+) -> None:
     """With another model for retrieval the upper layers need not run."""
     checkpoint = open_checkpoint(str(save_checkpoint("t5")))
-    whole = EncoderStack(checkpoint, device="cpu", tap_layer=2)
+    whole = EncoderStack(checkpoint, device="cpu", tap_layer=tap_layer)
 
-    bottom = EncoderStack(checkpoint, device="cpu", tap_layer=2, runs_top=False)
+    bottom = EncoderStack(checkpoint, device="cpu", tap_layer=tap_layer, runs_top=False)
 
     expected, memory = whole.forward([IDS]).memories, bottom.forward([IDS]).memories
     assert memory.tobytes() == expected.tobytes()
