@@ -38,7 +38,8 @@ def encode(
     mode: Annotated[
         str,
         typer.Option(
-            help="'append' refuses known documents, 'upsert' supersedes them, 'replace' starts afresh."
+            help="'append' refuses known documents, 'upsert' supersedes them, "
+            "'replace' starts afresh."
         ),
     ] = "append",
     ray: Annotated[

@@ -360,8 +360,8 @@ class Store:
         return self._encoder(self._view(collection, version).snapshot)
 
     def refresh(self) -> None:
-        """Open the newest version, with its index, of every collection in use, so that no request
-        has to wait for it.
+        """Open the newest version, with its index and encoder, of every collection in use, so that
+        no request has to wait for it.
 
         Failures are logged: the versions that are open keep answering.
         """
@@ -369,6 +369,8 @@ class Store:
             try:
                 view = self._view(name, self._version)
                 _ = view.index, view.locator
+                if view.snapshot.manifest.encoder_id:
+                    self._encoder(view.snapshot)
             except MemstoreError as err:
                 log.warning("collection %s: %s", name, err)
 

@@ -19,8 +19,8 @@ from memstore.encoders.tokens import load_tokenizer
 from memstore.errors import ConfigError
 from memstore.types import EncodedBatch, EncoderIdentity, Passage, TokenizedPassage
 
-# Padded tokens in a batch. Larger ones no longer gain on a CPU (docs/results/batching.md) and cost
-# cache.
+# Padded tokens in a batch. On a CPU more pad more and gain nothing (docs/results/batching.md); a
+# GPU wants large ones, but this figure is not measured.
 CPU_TOKEN_BUDGET = 2048
 GPU_TOKEN_BUDGET = 32768
 # Questions to a model without a table of positions are cut here; with one, at its end.

@@ -16,9 +16,7 @@ from memstore.codec.kernels.compiler import compiled, read_only
 from memstore.codec.kernels.nearest import SPAN, TILE, nearest
 from memstore.codec.kernels.threads import run_chunks
 
-_MIN_CHUNK_FLOPS = (
-    5_000_000  # about 50 microseconds: what makes a hand-over to another thread worth while
-)
+_MIN_CHUNK_FLOPS = 10_000_000  # about 0.1 ms: less is not worth waking another thread for
 _MIN_CHUNK_BYTES = 1 << 18
 
 _LANES = 16  # 16-bit values that are widened by one instruction

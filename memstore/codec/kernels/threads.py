@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,17 +29,37 @@ def num_threads() -> int:
 def run_chunks(kernel: Callable[[int, int], int], num_items: int, *, min_items: int) -> list[int]:
     """Run `kernel(start, stop)` over [0, num_items) in chunks of at least `min_items`, in parallel.
 
-    Work too small for two chunks runs in the calling thread. Any number of threads may call this at
-    once.
+    The calling thread takes its share, and all of it if the others are busy or there is one chunk.
+    Any number of threads may call this at once.
 
     Returns:
         What the kernel returned for each chunk, in order.
     """
-    num_chunks = min(num_items // min_items, _CHUNKS_PER_THREAD * num_threads())
-    if num_chunks < 2 or num_threads() == 1:
+    width = num_threads()
+    num_chunks = max(1, min(num_items // min_items, _CHUNKS_PER_THREAD * width))
+    if width == 1 or num_chunks == 1:
         return [kernel(0, num_items)]
     bounds = [num_items * i // num_chunks for i in range(num_chunks + 1)]
-    return list(_shared_pool().map(kernel, bounds[:-1], bounds[1:]))
+    results = [0] * num_chunks
+    pending = deque(range(num_chunks))
+
+    def work() -> None:
+        while pending:
+            try:
+                chunk = pending.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            results[chunk] = kernel(bounds[chunk], bounds[chunk + 1])
+
+    helpers = [_shared_pool().submit(work) for _ in range(min(width, num_chunks) - 1)]
+    try:
+        work()
+    finally:
+        pending.clear()
+        for helper in helpers:
+            if not helper.cancel():  # it has begun: its chunk is being written
+                helper.result()
+    return results
 
 
 def _shared_pool() -> ThreadPoolExecutor:

@@ -19,19 +19,18 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("num_items", "min_items"), [(1, 1), (7, 1), (100, 3), (5, 10)])
 def test_chunks_cover_every_item_once(num_items: int, min_items: int) -> None:
     """Chunks follow one another without gap or overlap and come back in order."""
-    chunks = threads.run_chunks(
-        lambda start, stop: [start, stop],  # type: ignore[arg-type, return-value]
-        num_items,
-        min_items=min_items,
-    )
+    chunks: list[tuple[int, int]] = []
 
-    bounds = [bound for chunk in chunks for bound in chunk]  # type: ignore[attr-defined]
-    assert (bounds[0], bounds[-1]) == (0, num_items)
-    assert bounds[1:-1:2] == bounds[2::2]
-    assert all(
-        stop - start >= min(min_items, num_items)
-        for start, stop in zip(*[iter(bounds)] * 2, strict=True)
-    )
+    def kernel(start: int, stop: int) -> int:
+        chunks.append((start, stop))
+        return start
+
+    starts = threads.run_chunks(kernel, num_items, min_items=min_items)
+
+    chunks.sort()
+    assert starts == [start for start, _ in chunks]
+    assert [0] + [stop for _, stop in chunks] == [*starts, num_items]
+    assert all(stop - start >= min(min_items, num_items) for start, stop in chunks)
 
 
 def test_small_work_stays_in_the_calling_thread() -> None:
@@ -51,7 +50,7 @@ def test_an_error_in_a_chunk_reaches_the_caller() -> None:
     def fail(start: int, stop: int) -> int:
         raise ValueError(f"{start}..{stop}")
 
-    with pytest.raises(ValueError, match=r"0\.\.1"):
+    with pytest.raises(ValueError, match=r"\d\.\.\d"):
         threads.run_chunks(fail, 4, min_items=1)
 
 

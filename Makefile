@@ -1,0 +1,54 @@
+# `make` prints what there is to make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FAST_TESTS := tests/unit tests/contract tests/property tests/format tests/meta tests/deploy
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## print this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+# One virtual environment; a stamp for each set of extras that is in it.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+.PHONY: demo
+demo: $(VENV)/.demo  ## install, encode a real corpus, serve it, ask it
+	$(BIN)/python -m examples.demo
+
+.PHONY: check
+check: $(VENV)/.dev  ## format, lint, import contracts, types, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+.PHONY: test
+test: check  ## check, and every test that needs no GPU and no patience
+	$(BIN)/pytest -m 'not slow and not gpu' -n 2 --dist loadfile -q
+
+.PHONY: test-all
+test-all: check  ## all tests, the long ones too
+	$(BIN)/pytest -m 'not gpu' -q
+
+.PHONY: bench
+bench: $(VENV)/.dev  ## benchmarks; JSON in benchmarks/results
+	$(BIN)/python -m benchmarks
+
+.PHONY: gpu
+gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -m gpu -q tests
+
+.PHONY: proto
+proto:  ## generate memstore/v1 from proto/ with the oldest tools supported
+	$(PYTHON) -m venv build/protoc
+	build/protoc/bin/pip install --quiet 'grpcio-tools==1.75.1' 'setuptools<81'
+	build/protoc/bin/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. \
+		proto/memstore/v1/*.proto
