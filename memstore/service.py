@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memstore.errors import (
-    CollectionNotFoundError,
     ConfigError,
     EncoderMismatchError,
     MemstoreError,
@@ -314,15 +313,12 @@ class Store:
         target = self.collection(collection)
         numbers = target.versions()
         if not numbers:
-            raise CollectionNotFoundError(
-                f"no collection {collection!r} in {self.objects.location}", collection=collection
-            )
+            raise target.not_found()
         return [_info(target, number) for number in numbers]
 
     def verify(self, collection: str = "default", version: int | None = None) -> VerifyReport:
         """Read every byte of a version and compare its digests."""
-        target = self.collection(collection)
-        return verify(target, version or target.snapshot().version)
+        return verify(self.collection(collection), version or self._version)
 
     def gc(
         self,
@@ -334,7 +330,6 @@ class Store:
     ) -> GcReport:
         """Delete what no kept version has named for a grace period; see `memstore.storage.gc`."""
         target = self.collection(collection)
-        target.snapshot()
         return gc(target, keep_versions=keep_versions, grace_s=grace_s, dry_run=dry_run)
 
     def codec(self, collection: str = "default", codec_id: str | None = None) -> ProductCodec:

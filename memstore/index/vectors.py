@@ -158,10 +158,12 @@ def _pointer(snapshot: Snapshot, digest: str) -> dict[str, Any]:
 def _store(collection: Collection, snapshot: Snapshot, inverted: Any) -> None:
     data = faiss.serialize_index(inverted).tobytes()
     digest = hashlib.sha256(data).hexdigest()
+    index = collection.key(f"index/{digest}.faiss")
+    pointer = collection.key(f"index/{snapshot.version:020d}.json")
     try:
-        collection.store.put(collection.key(f"index/{digest}.faiss"), data)
-        pointer = collection.key(f"index/{snapshot.version:020d}.json")
-        collection.store.delete(pointer)  # one that is there was found missing its index or damaged
+        for key in (pointer, index):  # those that are there were found damaged
+            collection.store.delete(key)
+        collection.store.put(index, data)
         collection.store.put(pointer, seal(_pointer(snapshot, digest)))
     except MemstoreError as err:  # a reader without write access searches all the same
         log.warning("the index could not be stored: %s", err)

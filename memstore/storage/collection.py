@@ -7,6 +7,7 @@ version.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -22,6 +23,8 @@ from memstore.errors import (
     CorruptionError,
     NotFoundError,
     SnapshotNotFoundError,
+    StorageError,
+    StorageFullError,
 )
 from memstore.storage.dictionary import dictionary_digest, dictionary_key
 from memstore.storage.manifest import (
@@ -56,7 +59,9 @@ def check_collection_name(name: str) -> None:
 def list_collections(store: ObjectStore) -> list[str]:
     """Return the names of the collections that have at least one version, sorted."""
     names = {key.split("/")[0] for key in store.list("") if "/versions/" in key}
-    return sorted(name for name in names if Collection(store, name).latest_version())
+    return sorted(
+        name for name in names if _NAME.fullmatch(name) and Collection(store, name).latest_version()
+    )
 
 
 class Collection:
@@ -78,7 +83,7 @@ class Collection:
         """Return the newest version's number, 0 if there is none. The hint only says where to start
         looking.
         """
-        version = self._hinted_version()
+        version = self.hinted_version()
         if not version or not self._has_version(version):
             version = max(self.versions(), default=0)
         while self._has_version(version + 1):
@@ -125,15 +130,11 @@ class Collection:
         """
         newest = self._newest
         if version is None:
-            if newest is not None and not self._has_version(newest.version + 1):
+            if newest is not None and self._is_newest(newest.version):
                 return newest
             version = self.latest_version()
             if not version:
-                raise CollectionNotFoundError(
-                    f"no collection {self.name!r} in {self.store.location}; encode or write "
-                    "passages into it first",
-                    collection=self.name,
-                )
+                raise self.not_found()
         elif newest is not None and newest.version == version:
             return newest
         snapshot = self._open(self.manifest(version))
@@ -145,11 +146,26 @@ class Collection:
     def entries(self, manifest: Manifest) -> Iterator[ShardEntry]:
         """Yield the shards of a manifest in row order."""
         for ref in manifest.shard_lists:
-            yield from unpack_shard_list(ref, self.store.get(self.key(ref.key)))
+            yield from self.listed(ref)
+
+    def listed(self, ref: ShardListRef) -> list[ShardEntry]:
+        """Return the shards of a list.
+
+        Raises:
+            CorruptionError: if the list is gone or damaged.
+        """
+        return unpack_shard_list(ref, self._get_named(ref.key))
 
     def open_shard(self, entry: ShardEntry, record_words: int) -> Shard:
-        """Open one shard."""
-        reader = self.store.open(self.key(entry.key))
+        """Open one shard.
+
+        Raises:
+            CorruptionError: if it is gone, or has another length.
+        """
+        try:
+            reader = self.store.open(self.key(entry.key))
+        except NotFoundError as err:
+            raise self._gone(entry.key) from err
         return Shard(entry, record_words, reader, self.dictionary(entry.dictionary))
 
     def put_shard(self, content: ShardContent, name: str) -> ShardEntry:
@@ -169,7 +185,7 @@ class Collection:
         """Return the deleted rows of a list, counted from the list's first row."""
         if not ref.deletes:
             return BitMap()
-        data = self.store.get(self.key(ref.deletes_key))
+        data = self._get_named(ref.deletes_key)
         check_digest(data, ref.deletes, ref.deletes_key)
         return BitMap.deserialize(data)
 
@@ -183,17 +199,24 @@ class Collection:
     def dictionary(self, digest: str) -> bytes:
         """Return a text dictionary by digest; empty for the empty name."""
         if digest not in self._dictionaries:
-            data = self.store.get(self.key(dictionary_key(digest)))
-            check_digest(data, digest, dictionary_key(digest))
-            self._dictionaries[digest] = data
+            self._dictionaries[digest] = self.read_dictionary(digest)
         return self._dictionaries[digest]
+
+    def read_dictionary(self, digest: str) -> bytes:
+        """Read a text dictionary from the store, whether or not it is at hand.
+
+        Raises:
+            CorruptionError: if it is gone or damaged.
+        """
+        data = self._get_named(dictionary_key(digest))
+        check_digest(data, digest, dictionary_key(digest))
+        return data
 
     def put_dictionary(self, dictionary: bytes) -> str:
         """Store a text dictionary; return its digest."""
         digest = dictionary_digest(dictionary)
-        if digest not in self._dictionaries:
+        if digest:  # even if it is at hand here: the store may have lost it to a `gc` since
             self.store.put(self.key(dictionary_key(digest)), dictionary)
-            self._dictionaries[digest] = dictionary
         return digest
 
     def put_codec(self, codec_id: str, files: dict[str, Buffer]) -> None:
@@ -219,10 +242,20 @@ class Collection:
             ) from err
 
     def note_latest(self, version: int) -> None:
-        """Leave the hint that later readers start from."""
-        self.store.put_hint(self.key(_HINT), str(version).encode())
+        """Leave the hint that later readers start from; without it they list the versions."""
+        with contextlib.suppress(StorageError, StorageFullError):
+            self.store.put_hint(self.key(_HINT), str(version).encode())
 
-    def _hinted_version(self) -> int:
+    def not_found(self) -> CollectionNotFoundError:
+        """Return the error that says that there is no version at all."""
+        return CollectionNotFoundError(
+            f"no collection {self.name!r} in {self.store.location}; encode or write passages into "
+            "it first",
+            collection=self.name,
+        )
+
+    def hinted_version(self) -> int:
+        """Return what the hint says, which may be anything; 0 if it says nothing."""
         try:
             text = self.store.get(self.key(_HINT))
         except NotFoundError:
@@ -232,26 +265,31 @@ class Collection:
     def _has_version(self, version: int) -> bool:
         return self.store.exists(self.key(version_key(version)))
 
+    def _is_newest(self, version: int) -> bool:
+        # Without a look at the version itself, one whose successors were collected would pass.
+        return self._has_version(version) and not self._has_version(version + 1)
+
+    def _get_named(self, key: str) -> bytes:
+        try:
+            return self.store.get(self.key(key))
+        except NotFoundError as err:
+            raise self._gone(key) from err
+
+    def _gone(self, key: str) -> CorruptionError:
+        return CorruptionError(
+            f"{key}: collection {self.name!r} names it and it is gone; restore it", object=key
+        )
+
     def _open(self, manifest: Manifest) -> Snapshot:
         known = {shard.entry: shard for shard in self._newest.shards} if self._newest else {}
         shards: list[Shard] = []
         deleted, start = [], 0
         for ref in manifest.shard_lists:
             shards += [
-                known.get(entry) or self._open_listed(entry, manifest)
-                for entry in unpack_shard_list(ref, self.store.get(self.key(ref.key)))
+                known.get(entry) or self.open_shard(entry, manifest.record_words)
+                for entry in self.listed(ref)
             ]
             deleted.append(start + np.asarray(self.deleted_rows(ref), dtype=np.int64))
             start += ref.num_passages
         rows = np.concatenate(deleted) if deleted else np.zeros(0, dtype=np.int64)
         return Snapshot(manifest, shards, rows)
-
-    def _open_listed(self, entry: ShardEntry, manifest: Manifest) -> Shard:
-        try:
-            return self.open_shard(entry, manifest.record_words)
-        except NotFoundError as err:
-            raise CorruptionError(
-                f"{entry.key}: version {manifest.version} of {self.name!r} names it and it is "
-                "gone; restore it",
-                object=entry.key,
-            ) from err

@@ -30,6 +30,7 @@ from memstore.errors import (
     ShapeError,
     SnapshotNotFoundError,
     StorageError,
+    StorageFullError,
 )
 from memstore.storage.collection import Collection
 from memstore.storage.manifest import Manifest, ShardEntry, ShardListRef, version_key
@@ -228,11 +229,11 @@ def _commit(
 def _put_version(collection: Collection, manifest: Manifest) -> bool:
     """Create the version; True if it is ours, even when the answer was lost."""
     key = collection.key(version_key(manifest.version))
-    failure: StorageError | None = None
+    failure: StorageError | StorageFullError | None = None
     try:
         if collection.store.put(key, seal(manifest.to_dict())):
             return True
-    except StorageError as err:
+    except (StorageError, StorageFullError) as err:
         failure = err
     try:
         return collection.manifest(manifest.version).commit_id == manifest.commit_id

@@ -24,7 +24,6 @@ from memstore.storage.manifest import (
     ShardEntry,
     ShardListRef,
     check_digest,
-    unpack_shard_list,
     version_key,
 )
 from memstore.storage.sealed import seal, unseal
@@ -61,8 +60,11 @@ def verify(collection: Collection, version: int | None = None) -> VerifyReport:
         CollectionNotFoundError, SnapshotNotFoundError, CorruptionError: if there is no version to
             begin from.
     """
-    manifest = collection.manifest(version or collection.latest_version())
-    num_objects, num_bytes, problems = 1, 0, []
+    version = version or collection.latest_version()
+    if not version:
+        raise collection.not_found()
+    manifest = collection.manifest(version)
+    num_objects, num_bytes, problems = 1, 0, _lost_versions(collection)
     for check in _checks(collection, manifest):
         num_objects += 1
         try:
@@ -75,16 +77,33 @@ def verify(collection: Collection, version: int | None = None) -> VerifyReport:
 def _checks(collection: Collection, manifest: Manifest) -> Iterator[Callable[[], int]]:
     """Yield one check an object; each returns the bytes that it read or raises."""
     yield partial(_read_codec, collection, manifest.codec_id)
+    dictionaries = {""}
     for ref in manifest.shard_lists:
         if ref.deletes:
             yield partial(_read_deletes, collection, ref)
         try:
-            entries = unpack_shard_list(ref, collection.store.get(collection.key(ref.key)))
+            entries = collection.listed(ref)
         except MemstoreError as err:
             yield partial(_fail, err)
             continue
         for entry in entries:
+            if entry.dictionary not in dictionaries:
+                dictionaries.add(entry.dictionary)
+                yield partial(_read_dictionary, collection, entry.dictionary)
             yield partial(_read_shard, collection, entry, manifest.record_words)
+
+
+def _lost_versions(collection: Collection) -> list[str]:
+    """Describe versions that are gone: numbers rise by one, and `gc` drops the oldest first."""
+    versions, hinted = collection.versions(), collection.hinted_version()
+    lost = sorted(set(range(versions[0], versions[-1])) - set(versions))
+    if hinted > versions[-1]:
+        lost.append(hinted)
+    return [
+        f"{version_key(number)}: the version is gone (or only the hint that names it is damaged); "
+        "restore it from a copy"
+        for number in lost
+    ]
 
 
 def _read_codec(collection: Collection, codec_id: str) -> int:
@@ -102,6 +121,10 @@ def _read_codec(collection: Collection, codec_id: str) -> int:
 
 def _read_deletes(collection: Collection, ref: ShardListRef) -> int:
     return len(collection.deleted_rows(ref).serialize())
+
+
+def _read_dictionary(collection: Collection, digest: str) -> int:
+    return len(collection.read_dictionary(digest))
 
 
 def _read_shard(collection: Collection, entry: ShardEntry, record_words: int) -> int:
@@ -142,6 +165,8 @@ def gc(
     now = time.time() if now is None else now
     store = collection.store
     versions = collection.versions()
+    if not versions:
+        raise collection.not_found()
     kept, dropped = versions[-keep_versions:], versions[:-keep_versions]
     named = set().union(*(_named_by(collection, collection.manifest(version)) for version in kept))
     present = {key.removeprefix(f"{collection.name}/") for key in store.list(collection.key(""))}

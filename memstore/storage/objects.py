@@ -148,7 +148,7 @@ class PosixStore:
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
-        if not key or any(part in {"", ".", ".."} or "\0" in part for part in parts):
+        if any(part in {"", ".", ".."} or "\0" in part for part in parts) or not _encodes(key):
             raise ConfigError(f"object key {key!r} is not a plain relative path")
         return self._root.joinpath(*parts)
 
@@ -209,7 +209,7 @@ class PosixStore:
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `ObjectStore.list`; unfinished temp files are listed too, so that `gc` sees them."""
-        folder = self._path(prefix.rstrip("/")) if prefix else self._root
+        folder = self._path(prefix.removesuffix("/")) if prefix else self._root
         if not folder.is_dir():
             return
         for path in folder.rglob("*"):
@@ -220,8 +220,10 @@ class PosixStore:
         """See `ObjectStore.modified_at`."""
         try:
             return self._path(key).stat().st_mtime
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFoundError(f"{key}: no such object in {self.location}", object=key) from None
+        except OSError as err:
+            raise storage_error(err, "looking at", key) from err
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -239,6 +241,14 @@ class PosixStore:
             with contextlib.suppress(FileExistsError):
                 child.mkdir()
             _sync_folder(child.parent)
+
+
+def _encodes(key: str) -> bool:
+    try:
+        os.fsencode(key)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_synced(path: Path, data: Buffer) -> None:

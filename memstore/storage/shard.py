@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import zstandard
 
-from memstore.errors import CorruptionError
+from memstore.errors import ConfigError, CorruptionError
 from memstore.storage.dictionary import dictionary_digest
 from memstore.storage.manifest import ShardEntry
 from memstore.storage.objects import ObjectReader
@@ -91,7 +91,7 @@ def _record_batch(content: ShardContent) -> pa.RecordBatch:
         level=6,
         dict_data=zstandard.ZstdCompressionDict(content.dictionary) if content.dictionary else None,
     )
-    columns: dict[str, pa.Array | list[object]] = {
+    columns: dict[str, list[object]] = {
         "passage_id": [p.passage_id for p in passages],
         "document_id": [p.document_id for p in passages],
         "number": [p.number for p in passages],
@@ -99,7 +99,7 @@ def _record_batch(content: ShardContent) -> pa.RecordBatch:
         "start": [p.start for p in passages],
         "end": [p.end for p in passages],
         "num_tokens": [p.num_tokens for p in passages],
-        "text": [compressor.compress(p.text.encode()) for p in passages],
+        "text": [compressor.compress(_utf8(p.text, "text")) for p in passages],
         "crc32c": [
             codes_crc32c(p.passage_id, records[offsets[i] : offsets[i + 1]])
             for i, p in enumerate(passages)
@@ -107,9 +107,7 @@ def _record_batch(content: ShardContent) -> pa.RecordBatch:
         **{name: [p.metadata.get(name) for p in passages] for name in content.metadata_columns},
     }
     arrays = {
-        field.name: pa.array(columns[field.name], field.type)
-        for field in schema
-        if field.name in columns
+        field.name: _column(field, columns[field.name]) for field in schema if field.name in columns
     }
     embedding_type, codes_type = schema.field("embedding").type, schema.field("codes").type
     arrays["embedding"] = pa.FixedSizeListArray.from_arrays(
@@ -122,6 +120,27 @@ def _record_batch(content: ShardContent) -> pa.RecordBatch:
         type=codes_type,
     )
     return pa.RecordBatch.from_arrays([arrays[name] for name in schema.names], schema=schema)
+
+
+def _column(field: pa.Field, values: list[object]) -> pa.Array:
+    try:
+        return pa.array(values, field.type)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as err:
+        raise ConfigError(
+            f"column {field.name!r}: a value cannot be stored as {field.type}; mend it",
+            column=field.name,
+        ) from err
+
+
+def _utf8(text: str, name: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as err:
+        raise ConfigError(
+            f"column {name!r}: character {err.start} is a lone surrogate, which UTF-8 cannot hold; "
+            "mend it",
+            column=name,
+        ) from None
 
 
 def _serialize(batch: pa.RecordBatch, name: str, dictionary: bytes, padding: int) -> bytes:
@@ -151,7 +170,7 @@ def codes_crc32c(passage_id: str, records: np.ndarray) -> int:
     """
     data = records.reshape(-1).view(np.uint8)
     data.flags.writeable = False  # the extension takes read-only buffers alone
-    return int(google_crc32c.extend(google_crc32c.value(passage_id.encode()), data))
+    return int(google_crc32c.extend(google_crc32c.value(_utf8(passage_id, "passage_id")), data))
 
 
 class Shard:

@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from memstore.errors import ConfigError
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
-    r"|(?P<word>[A-Za-z_]\w*)|(?P<sign><=|>=|==|!=|<|>|=|\(|\)|,))"
+    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
+    r"|(?P<word>[^\W\d]\w*)|(?P<sign><=|>=|==|!=|<|>|=|\(|\)|,))"
 )
 _COMPARE: dict[str, Callable[[pc.Expression, pc.Expression], pc.Expression]] = {
     "=": operator.eq,
@@ -155,29 +155,33 @@ class _Parser:
     def _literals(self, kind: pa.DataType) -> list[object]:
         if not self._take("("):
             raise self._error("expected '('")
-        values = [self._literal(kind)]
+        values = [self._literal(kind, kind)]
         while self._take(","):
-            values.append(self._literal(kind))
+            values.append(self._literal(kind, kind))
         if not self._take(")"):
             raise self._error("expected ',' or ')'")
         return values
 
-    def _literal(self, kind: pa.DataType) -> object:
+    def _literal(self, kind: pa.DataType, stored_as: pa.DataType | None = None) -> object:
         token = self._peek()
-        value: object
-        if token.kind == "text" and pa.types.is_string(kind):
-            value = token.value[1:-1].replace("''", "'")
-        elif (
-            token.kind == "number"
-            and pa.types.is_integer(kind)
-            and re.fullmatch(r"-?\d+", token.value)
-        ):
-            value = int(token.value)
-        elif token.kind == "number" and (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            value = float(token.value)
-        elif token.value in {"true", "false"} and pa.types.is_boolean(kind):
-            value = token.value == "true"
-        else:
+        try:
+            value = _value(token, kind)
+            fits = pa.scalar(value, stored_as).as_py() == value  # Arrow cuts 2.5 to an integer
+        except (ValueError, OverflowError):
+            fits = False
+        if not fits:
             raise self._error(f"expected a literal of type {kind}")
         self._next += 1
         return value
+
+
+def _value(token: _Token, kind: pa.DataType) -> object:
+    if token.kind == "text" and pa.types.is_string(kind):
+        return token.value[1:-1].replace("''", "'")
+    if token.kind == "number" and pa.types.is_integer(kind):
+        return int(token.value) if token.value.lstrip("-").isdigit() else float(token.value)
+    if token.kind == "number" and pa.types.is_floating(kind):
+        return float(token.value)
+    if token.kind == "keyword" and token.value in {"true", "false"} and pa.types.is_boolean(kind):
+        return token.value == "true"
+    raise ValueError("not a literal of this type")

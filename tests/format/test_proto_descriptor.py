@@ -1,7 +1,7 @@
 """The wire contract is frozen: names, numbers and types of `memstore.v1`.
 
-After an addition run `python -m tests.format.test_proto_descriptor` and commit the change of the golden file. A field
-is never renumbered, retyped or reused.
+After an addition run `python -m tests.format.test_proto_descriptor` and commit the change of the
+golden file. A field is never renumbered, retyped or reused.
 """
 
 from __future__ import annotations

@@ -66,7 +66,12 @@ def make_passages(count: int, *, prefix: str = "doc") -> tuple[list[Passage], li
             text=f"word{i} common ünïcode",
             start=i,
             end=i + 20,
-            metadata={"year": (1 << 60) + i, "lang": "en" if i % 2 else "de", "w": i / 7, "ok": True},
+            metadata={
+                "year": (1 << 60) + i,
+                "lang": "en" if i % 2 else "de",
+                "w": i / 7,
+                "ok": True,
+            },
         )
         for i in range(count)
     ]

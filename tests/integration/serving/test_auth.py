@@ -1,4 +1,4 @@
-"""Every method and every path wants the token, but for health. The lists come from the descriptors."""
+"""Every method and path wants the token, but for health; the lists come from the descriptors."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_long_texts_travel_in_pages_and_refuse_to_travel_in_one_message(
     client = connect(serve(store))
     result = client.query("common", top_k=40, collection="long")
     assert sorted(hit.text for hit in result.hits) == sorted(passage.text for passage in passages)
-    with pytest.raises(InvalidInputError, match="4,19.*fewer"):
+    with pytest.raises(InvalidInputError, match="fewer hits"):
         client.search("common", top_k=40, collection="long")
     fetched = client.fetch([passage.passage_id for passage in passages], collection="long")
     assert [passage.text for passage in fetched.passages] == [p.text for p in passages]

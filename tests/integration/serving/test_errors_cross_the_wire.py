@@ -72,7 +72,7 @@ def test_every_error_class_comes_back_as_itself(
 def test_a_fault_of_the_server_says_nothing_of_its_text(
     store: Store, serve: Callable, connect: Callable, caplog: pytest.LogCaptureFixture
 ):
-    """An untyped exception leaves as InternalError with an incident, and its text stays in the log."""
+    """An untyped exception leaves as an incident, and its text stays in the log."""
     server = serve(FailingStore(store.objects))
     with pytest.raises(InternalError) as caught:
         connect(server).search("q", collection="bug")

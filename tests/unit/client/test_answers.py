@@ -13,7 +13,8 @@ from memstore.client.plain import PlainCodec
 from memstore.client.rows import chunk_rows
 from memstore.errors import CorruptionError
 from memstore.types import Hit, Passage
-from memstore.v1 import memory_pb2, memory_service_pb2 as pb
+from memstore.v1 import memory_pb2
+from memstore.v1 import memory_service_pb2 as pb
 
 RECORDS = [np.arange(6, dtype=np.uint16).reshape(3, 2), np.full((1, 2), 65535, np.uint16)]
 SNAPSHOT = memory_pb2.Snapshot(

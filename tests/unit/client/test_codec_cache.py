@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google_crc32c
@@ -33,9 +33,11 @@ def _parts(codec: ProductCodec) -> Iterator[pb.GetCodecResponse]:
             yield pb.GetCodecResponse(chunk=chunk)
 
 
-def _receive(cache: CodecCache, codec: ProductCodec) -> ProductCodec:
+def _receive(
+    cache: CodecCache, codec: ProductCodec, parts: Iterable[pb.GetCodecResponse] = ()
+) -> ProductCodec:
     with cache.receive(codec.id) as arrival:
-        for part in _parts(codec):
+        for part in parts or _parts(codec):
             arrival.add(part)
         return arrival.finish()
 
@@ -141,13 +143,8 @@ def test_a_codec_that_is_not_what_was_asked_for_is_never_kept(fault: str, tmp_pa
         parts.pop()
     elif fault == "beyond":
         parts[0].header.files[0].num_bytes -= 1
-    with (
-        pytest.raises(CorruptionError),
-        CodecCache(tmp_path, 1 << 20).receive(codec.id) as arrival,
-    ):
-        for part in parts:
-            arrival.add(part)
-        arrival.finish()
+    with pytest.raises(CorruptionError):
+        _receive(CodecCache(tmp_path, 1 << 20), codec, parts)
     assert list(tmp_path.iterdir()) == []
 
 

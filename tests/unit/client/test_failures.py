@@ -48,7 +48,7 @@ def test_only_retryable_errors_say_when_to_come_back():
 
 
 def test_a_long_error_still_fits_into_trailing_metadata():
-    """gRPC refuses trailers over 8 KiB; base64 adds a third."""
+    """Trailers over 8 KiB are refused by gRPC; base64 adds a third."""
     error = InternalError("ü" * 100_000, **{f"fact{i}": "ü" * 10_000 for i in range(100)})
     data = to_status(error)
     assert len(data) < 6_000

@@ -49,7 +49,7 @@ def test_a_vector_travels_as_float32(dtype: type):
         ({"top_k": "8"}, ConfigError),
         ({"version": 1.5}, ConfigError),
         ({"where": 3}, ConfigError),
-        ({"collection": None}, ConfigError),
+        ({"collection": 3}, ConfigError),
     ],
 )
 def test_an_argument_that_cannot_be_sent_is_refused(
@@ -58,8 +58,6 @@ def test_an_argument_that_cannot_be_sent_is_refused(
     """With the class that the store would raise."""
     arguments = {"query": "q", **QUESTION, **change}
     query = arguments.pop("query")
-    if arguments["collection"] is None:
-        arguments["collection"] = 3
     with pytest.raises(error):
         requests.question(query, **arguments)
 

@@ -43,8 +43,7 @@ def test_memories_come_out_as_they_went_in(counts: tuple[int, ...]):
     """Whatever the lengths, chunks are full but for the last, and rows keep their bits."""
     chunks = _chunks(*counts)
     table = _table(sum(counts))
-    for chunk in chunks:
-        table.add(pb.MemoryChunk.FromString(chunk.SerializeToString()))
+    _add_all(table, [pb.MemoryChunk.FromString(chunk.SerializeToString()) for chunk in chunks])
     back = split_rows(table.finish(), counts)
     assert [chunk.shape[0] for chunk in chunks[:-1]] == [8] * (len(chunks) - 1)
     for got, wanted in zip(back, _memories(*counts), strict=True):
@@ -57,6 +56,11 @@ def test_no_rows_are_no_chunks():
     assert _chunks() == []
     assert _table(0).finish().shape == (0, WIDTH)
     assert split_rows(_table(0).finish(), []) == []
+
+
+def _add_all(table: RowTable, chunks: list[pb.MemoryChunk]) -> None:
+    for chunk in chunks:
+        table.add(chunk)
 
 
 def _flip_data(chunk: pb.MemoryChunk) -> None:
@@ -122,10 +126,8 @@ def test_a_chunk_that_is_not_what_was_sent_is_refused(
     """Every field of a chunk is checked, in the first chunk and in a later one."""
     chunks = _chunks(8, 3)
     tamper(chunks[position])
-    table = _table(11)
     with pytest.raises(CorruptionError):
-        for chunk in chunks:
-            table.add(chunk)
+        _add_all(_table(11), chunks)
 
 
 def test_missing_doubled_and_swapped_chunks_are_refused():
