@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ import numpy as np
 
 import memstore
 from examples.docstrings import write_corpus
-from memstore.errors import UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +69,8 @@ def _print_report(report: dict[str, Any]) -> None:
     if report["already_done"]:
         print("   encoded by an earlier run; remove .demo/ to begin afresh")
     rate = report["num_tokens"] / report["seconds"]
-    print(
-        f"   version {report['version']}: {report['num_passages']:,} passages, {report['num_tokens']:,} tokens"
-    )
+    counts = f"{report['num_passages']:,} passages, {report['num_tokens']:,} tokens"
+    print(f"   version {report['version']}: {counts}")
     print(f"   bytes per token: {report['memory_bytes']} → {report['record_bytes']}")
     print(f"   relative squared error on held-out memories: {report['reconstruction_error']:.3f}")
     if not report["already_done"]:
@@ -85,7 +84,7 @@ def _server(store: Path) -> Iterator[str]:
     with (FOLDER / "server.log").open("w") as log:
         process = subprocess.Popen(command, stderr=log, stdout=log)
     try:
-        _wait_until_ready(grpc, process)
+        _wait_until_ready(f"http://{http}/readyz", process)
         print(f"   ready; its log is {FOLDER / 'server.log'}")
         yield grpc
     finally:
@@ -93,15 +92,13 @@ def _server(store: Path) -> Iterator[str]:
         process.wait(timeout=60)
 
 
-def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    with memstore.Client(address) as client:
-        while process.poll() is None:
-            try:
-                client.collections()
-            except UnavailableError:
-                time.sleep(0.2)
-            else:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 (our own loopback address)
                 return
+        except OSError:
+            time.sleep(0.2)
     sys.exit(f"the server stopped: see {FOLDER / 'server.log'}")
 
 
@@ -120,12 +117,10 @@ def _ask(client: memstore.Client, question: str) -> None:
     for hit, memory in zip(result.hits, result.memories, strict=True):
         vectors = memory.decode("float32")
         norm = float(np.linalg.norm(vectors, axis=1).mean())
-        print(
-            f"   {hit.score:.3f}  {hit.passage_id}: {textwrap.shorten(hit.text, 70, placeholder='…')}"
-        )
-        print(
-            f"          {memory.records.nbytes:,} bytes of codes → {vectors.shape} vectors, mean norm {norm:.1f}"
-        )
+        text = textwrap.shorten(hit.text, 70, placeholder="…")
+        print(f"   {hit.score:.3f}  {hit.passage_id}: {text}")
+        codes = f"{memory.records.nbytes:,} bytes of codes"
+        print(f"          {codes} → {vectors.shape} vectors, mean norm {norm:.1f}")
 
 
 def _print_next_steps(corpus: Path, store: Path) -> None:
