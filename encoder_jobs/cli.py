@@ -182,7 +182,7 @@ def _summary(job: JobFolder) -> dict[str, object]:
         "job_id": job.job_id,
         "mode": spec.options.mode,
         "num_documents": spec.num_documents,
-        "num_partitions": len(spec.partitions),
+        "num_partitions": spec.num_partitions,
         "num_done": len(receipts),
         "num_bad_records": sum(len(receipt.bad_records) for receipt in receipts.values()),
     }

@@ -9,16 +9,25 @@ publishes all shards. A job whose shards are in the newest version is finished.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from encoder_jobs.estimate import estimate_work
+from encoder_jobs.prepare import Step, choose_sampled
 from encoder_jobs.progress import ProgressDisplay
-from encoder_jobs.runners import JobPlace, Runner, make_runner
-from encoder_jobs.spec import EncodeOptions, JobFolder, JobPins, JobSpec, Receipt
+from encoder_jobs.runners import Runner, make_runner
+from encoder_jobs.spec import (
+    EncodeOptions,
+    JobFolder,
+    JobPins,
+    JobPlace,
+    JobSpec,
+    Receipt,
+)
 from encoder_jobs.stages import cached_splitter, load_codec
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, read_identity
@@ -41,7 +50,6 @@ from memstore.text import Partition, open_corpus, read_partition, scan
 from memstore.types import Document, EncoderIdentity
 
 _ENCODER_FIELDS = ("live_fraction", "window_tokens", "stride_tokens", "template", "retriever")
-_ESTIMATE_DOCUMENTS = 200
 _ID_BATCH = 50_000
 
 
@@ -137,27 +145,29 @@ class Job:
         """Do what is left of the job."""
         base = _newest(self._collection)
         self._check_encoder(base)
-        spec = self._plan()
+        spec, partitions = self._plan()
         job = JobFolder(self._collection, spec.job_id)
         receipts = job.receipts()
         if base is not None and _is_published(spec, receipts, base):
             self._display.say(
                 f"job {spec.job_id} is finished: version {base.version} holds it; nothing to do"
             )
-            return self._report(spec, job, receipts, version=base.version, num_encoded=-1)
+            return self._report(spec, job, receipts, version=base.version, already_done=True)
         if spec.options.mode == "append" and base is not None:
-            self._refuse_known_documents(spec, base)
+            self._refuse_known_documents(partitions, base)
         job.put_spec(spec)
-        todo = [partition for partition in spec.partitions if partition.index not in receipts]
-        self._estimate(spec, todo, base)
+        job.drop_lost()
+        todo = [partition for partition in partitions if partition.index not in receipts]
+        num_tokens = self._announce(spec, todo, base)
         runner = make_runner(ray)
         try:
-            receipts |= self._encode(runner, spec, todo)
+            self._prepare(runner, job, partitions, num_tokens)
+            receipts |= self._encode(runner, job, spec, todo)
         finally:
             runner.close()
         return self._commit(spec, job, receipts, len(todo))
 
-    def _plan(self) -> JobSpec:
+    def _plan(self) -> tuple[JobSpec, tuple[Partition, ...]]:
         options = self._options
         corpus = open_corpus(
             self._corpus,
@@ -173,14 +183,15 @@ class Job:
             max_bad_fraction=options.max_bad_fraction,
             progress=lambda done: self._display.update("reading the corpus, bytes", done, total),
         )
-        return JobSpec(
+        spec = JobSpec(
             options=options,
             inputs={file.name: file.sha256 for file in found.files},
-            partitions=found.partitions,
+            num_partitions=len(found.partitions),
             metadata_columns=found.metadata_columns,
             num_documents=found.num_documents,
             num_text_bytes=found.num_text_bytes,
         )
+        return spec, found.partitions
 
     def _check_encoder(self, base: Snapshot | None) -> None:
         if base is None or self._options.mode == "replace":
@@ -199,9 +210,9 @@ class Job:
                 collection=self._collection.name,
             )
 
-    def _refuse_known_documents(self, spec: JobSpec, base: Snapshot) -> None:
+    def _refuse_known_documents(self, partitions: Sequence[Partition], base: Snapshot) -> None:
         known: list[str] = []
-        for batch in _id_batches(spec.partitions):
+        for batch in _id_batches(partitions):
             for row in base.rows_with("document_id", pa.array(batch, pa.string())):
                 name = base.column("document_id")[int(row)].as_py()
                 if name not in known:
@@ -216,51 +227,52 @@ class Job:
                 collection=self._collection.name,
             )
 
-    def _estimate(self, spec: JobSpec, todo: list[Partition], base: Snapshot | None) -> None:
-        """Say what is coming, from the documents at the head of what is left."""
-        splitter = cached_splitter(spec.options.encoder)
-        num_tokens = num_bytes = num_passages = 0
-        for partition in todo[:1]:
-            for number, item in enumerate(read_partition(partition)):
-                if number == _ESTIMATE_DOCUMENTS:
-                    break
-                if isinstance(item, Document):
-                    passages = splitter.split(item)
-                    num_bytes += len(item.text.encode())
-                    num_passages += len(passages)
-                    num_tokens += sum(len(passage.token_ids) for passage in passages)
-        left = sum(partition.num_text_bytes for partition in todo)
-        share = left / max(num_bytes, 1)
+    def _announce(self, spec: JobSpec, todo: list[Partition], base: Snapshot | None) -> int:
+        """Say what is coming; return about how many tokens."""
         record_bytes = 2 * (base.manifest.record_words if base else self._identity.memory_dim // 16)
-        stored = share * (
-            num_tokens * record_bytes
-            + num_passages * 2 * self._identity.embedding_dim
-            + num_bytes / 3
+        work = estimate_work(
+            todo,
+            choose_sampled(todo) if todo else (),
+            cached_splitter(spec.options.encoder),
+            self._identity,
+            record_bytes,
         )
-        done = len(spec.partitions) - len(todo)
+        done = spec.num_partitions - len(todo)
         self._display.say(
             f"job {spec.job_id}: {spec.num_documents:,} documents, "
-            f"{spec.num_text_bytes / 1e6:,.1f} MB of text in "
-            f"{len(spec.partitions):,} partitions" + (f", {done:,} of them done" if done else "")
+            f"{spec.num_text_bytes / 1e6:,.1f} MB of text in {spec.num_partitions:,} partitions"
+            + (f", {done:,} of them done" if done else "")
         )
         self._display.say(
-            f"to encode: about {share * num_tokens:,.0f} tokens in {share * num_passages:,.0f} "
-            "passages, "
-            f"{2 * self._identity.memory_dim} → {record_bytes} bytes a token, {stored / 1e6:,.1f} "
-            "MB of shards"
+            f"to encode: about {work.num_tokens:,} tokens in {work.num_passages:,} passages; "
+            f"{2 * self._identity.memory_dim} → {record_bytes} bytes a token, "
+            f"{work.num_bytes / 1e6:,.1f} MB of shards"
         )
+        return work.num_tokens
 
-    def _encode(self, runner: Runner, spec: JobSpec, todo: list[Partition]) -> dict[int, Receipt]:
-        place = JobPlace(self._store.objects.location, self._collection.name, spec.job_id)
-        for step in runner.prepare(place):
-            self._display.update(*step)
+    def _prepare(
+        self, runner: Runner, job: JobFolder, partitions: Sequence[Partition], num_tokens: int
+    ) -> None:
+        for step in runner.prepare(self._place(job), choose_sampled(partitions)):
+            if isinstance(step, Step):
+                self._display.update(*step)
+                continue
+            minutes = num_tokens / (step.tokens_per_s * runner.num_encoders) / 60
+            self._display.say(
+                f"encoders: {runner.num_encoders}, {step.tokens_per_s:,.0f} tokens/s each: "
+                f"about {minutes:,.1f} minutes"
+            )
+
+    def _encode(
+        self, runner: Runner, job: JobFolder, spec: JobSpec, todo: list[Partition]
+    ) -> dict[int, Receipt]:
         receipts: dict[int, Receipt] = {}
         text_bytes = {partition.index: partition.num_text_bytes for partition in todo}
         total = sum(text_bytes.values())
         done = tokens = 0
         began = time.monotonic()
         self._display.update("encoding, text bytes", 0, total)
-        for receipt in runner.encode(place, spec, todo) if todo else ():
+        for receipt in runner.encode(self._place(job), spec, todo) if todo else ():
             receipts[receipt.partition] = receipt
             done += text_bytes[receipt.partition]
             tokens += receipt.entry.num_tokens if receipt.entry else 0
@@ -268,12 +280,13 @@ class Job:
             self._display.update("encoding, text bytes", done, total, f"{rate:,.0f} tokens/s")
         return receipts
 
+    def _place(self, job: JobFolder) -> JobPlace:
+        return JobPlace(self._store.objects.location, self._collection.name, job.job_id)
+
     def _commit(
         self, spec: JobSpec, job: JobFolder, receipts: dict[int, Receipt], num_encoded: int
     ) -> EncodeReport:
-        missing = [
-            partition.index for partition in spec.partitions if partition.index not in receipts
-        ]
+        missing = [number for number in range(spec.num_partitions) if number not in receipts]
         if missing:
             raise InternalError(
                 f"job {spec.job_id}: {len(missing)} partitions have no receipt; run it again"
@@ -311,8 +324,9 @@ class Job:
         receipts: dict[int, Receipt],
         *,
         version: int,
-        num_encoded: int,
+        num_encoded: int = 0,
         num_superseded: int = 0,
+        already_done: bool = False,
     ) -> EncodeReport:
         entries = [receipt.entry for receipt in receipts.values() if receipt.entry]
         bad_records = [bad for number in sorted(receipts) for bad in receipts[number].bad_records]
@@ -321,9 +335,9 @@ class Job:
             job_id=spec.job_id,
             collection=self._collection.name,
             version=version,
-            already_done=num_encoded < 0,
-            num_partitions=len(spec.partitions),
-            num_encoded=max(0, num_encoded),
+            already_done=already_done,
+            num_partitions=spec.num_partitions,
+            num_encoded=num_encoded,
             num_documents=spec.num_documents,
             num_passages=sum(entry.num_passages for entry in entries),
             num_tokens=sum(entry.num_tokens for entry in entries),
@@ -379,14 +393,14 @@ def _pins(job: JobFolder) -> JobPins:
 
 
 def _is_published(spec: JobSpec, receipts: dict[int, Receipt], base: Snapshot) -> bool:
-    if len(receipts) < len(spec.partitions):
+    if len(receipts) < spec.num_partitions:
         return False
     published = {shard.entry.shard_id for shard in base.shards}
     wanted = {receipt.entry.shard_id for receipt in receipts.values() if receipt.entry}
     return bool(wanted) and wanted <= published
 
 
-def _id_batches(partitions: tuple[Partition, ...]) -> Iterator[list[str]]:
+def _id_batches(partitions: Sequence[Partition]) -> Iterator[list[str]]:
     batch: list[str] = []
     for partition in partitions:
         for item in read_partition(partition):

@@ -9,21 +9,29 @@ from __future__ import annotations
 import math
 import queue
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from encoder_jobs.spec import JobFolder, JobPins, JobSpec
-from encoder_jobs.stages import cached_splitter, load_codec, tokenize, use_all_cores
+from encoder_jobs.spec import JobPins, JobPlace, JobSpec
+from encoder_jobs.stages import (
+    cached_encoder,
+    cached_splitter,
+    load_codec,
+    tokenize,
+    use_all_cores,
+)
 from memstore.codec import ProductCodec, choose_layout, reconstruction
-from memstore.encoders import load_encoder
 from memstore.errors import CollectionNotFoundError, InvalidInputError
-from memstore.storage import Collection, PosixStore, train_dictionary
+from memstore.storage import Collection, train_dictionary
+from memstore.text import Partition
 from memstore.types import MemoryEncoder, TokenizedPassage
 
 _SAMPLED_PARTITIONS = 32
 _HELD_OUT_EVERY = 10
+_PROBED_PASSAGES = 32
 
 
 class Step(NamedTuple):
@@ -34,38 +42,62 @@ class Step(NamedTuple):
     total: int
 
 
-def prepare_job(location: str, collection_name: str, job_id: str) -> Iterator[Step]:
+class Speed(NamedTuple):
+    """How fast one encoder is where the job runs."""
+
+    tokens_per_s: float
+
+
+def choose_sampled(partitions: Sequence[Partition]) -> list[Partition]:
+    """Return the partitions that the sample is taken from: up to 32, spread evenly."""
+    num_chosen = min(_SAMPLED_PARTITIONS, len(partitions))
+    return [partitions[int(i)] for i in np.linspace(0, len(partitions) - 1, num_chosen).round()]
+
+
+def prepare_job(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed]:
     """Pin the job's codec and dictionary, unless an earlier run did. Runs where an encoder runs.
 
+    Args:
+        place: the job.
+        sampled: partitions to take a sample of passages from.
+
     Yields:
-        Progress, for a display.
+        The encoder's speed, then progress, for a display.
     """
-    collection = Collection(PosixStore(location), collection_name)
-    job = JobFolder(collection, job_id)
+    job = place.open()
     if job.pins() is not None:
         return
     use_all_cores()
-    spec = job.spec()
-    sample = _sample_passages(spec)
+    spec, collection = job.spec(), job.collection
+    sample = _sample_passages(spec, sampled)
     if not sample:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
+    encoder = cached_encoder(spec.options.encoder)
+    yield _probe(encoder, sample)
     dictionary = collection.put_dictionary(train_dictionary([p.passage.text for p in sample]))
-    codec_id = _given_codec(collection, spec)
-    error = None
+    codec_id, error = _given_codec(collection, spec), None
     if codec_id is None:
-        encoder = load_encoder(spec.options.encoder)
         memories: list[np.ndarray] = []
         yield from _encode_sample(encoder, sample, memories)
-        held_out = np.concatenate(memories[::_HELD_OUT_EVERY])
-        training = np.concatenate(
-            [m for i, m in enumerate(memories) if i % _HELD_OUT_EVERY or len(memories) == 1]
-        )
+        held_out = memories[::_HELD_OUT_EVERY]
+        training = [m for i, m in enumerate(memories) if i % _HELD_OUT_EVERY] or held_out
         trained: list[ProductCodec] = []
-        yield from _train(training, trained)
+        yield from _train(np.concatenate(training), trained)
         codec = trained[0]
         collection.put_codec(codec.id, dict(codec.files()))
-        codec_id, error = codec.id, reconstruction(held_out, codec).relative_mse
+        codec_id = codec.id
+        error = reconstruction(np.concatenate(held_out), codec).relative_mse
     job.put_pins(JobPins(codec_id=codec_id, dictionary=dictionary, reconstruction_error=error))
+
+
+def _probe(encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]) -> Speed:
+    """Time a few passages; the first go only warms up."""
+    few = sample[:_PROBED_PASSAGES]
+    for _ in range(2):
+        began = time.perf_counter()
+        num_tokens = sum(len(batch.memories) for batch in encoder.encode(few))
+        seconds = time.perf_counter() - began
+    return Speed(num_tokens / seconds)
 
 
 def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
@@ -80,20 +112,18 @@ def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
         return None
 
 
-def _sample_passages(spec: JobSpec) -> list[TokenizedPassage]:
-    """Return passages of about `codec_sample_tokens` tokens from up to 32 partitions, spread
-    evenly.
-    """
+def _sample_passages(spec: JobSpec, sampled: Sequence[Partition]) -> list[TokenizedPassage]:
+    """Return passages of about `codec_sample_tokens` tokens, as many tokens from each partition."""
     splitter = cached_splitter(spec.options.encoder)
-    num_chosen = min(_SAMPLED_PARTITIONS, len(spec.partitions))
-    chosen = np.linspace(0, len(spec.partitions) - 1, num_chosen).round().astype(int)
-    quota = spec.options.codec_sample_tokens / num_chosen
+    quota = spec.options.codec_sample_tokens / len(sampled)
     sample: list[TokenizedPassage] = []
-    for number in chosen:
-        passages = tokenize(spec.partitions[number], splitter, spec.metadata_columns).passages
+    for partition in sampled:
+        passages = tokenize(partition, splitter, spec.metadata_columns).passages
         num_tokens = sum(len(passage.token_ids) for passage in passages)
         num_taken = min(len(passages), math.ceil(len(passages) * quota / max(num_tokens, 1)))
-        sample.extend(passages[i] for i in np.linspace(0, len(passages) - 1, num_taken).astype(int))
+        sample.extend(
+            passages[int(i)] for i in np.linspace(0, len(passages) - 1, num_taken).round()
+        )
     return sample
 
 

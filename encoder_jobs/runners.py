@@ -13,34 +13,28 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from encoder_jobs.prepare import Step, prepare_job
-from encoder_jobs.spec import JobFolder, JobSpec, Receipt
+from encoder_jobs.prepare import Speed, Step, prepare_job
+from encoder_jobs.spec import JobPlace, JobSpec, Receipt
 from encoder_jobs.stages import PartitionEncoder, TokenizedPartition, cached_splitter, tokenize
 from memstore.errors import ConfigError, MemstoreError, MissingDependencyError, UnavailableError
-from memstore.storage import Collection, PosixStore
 from memstore.text import Partition
 
 _TOKENIZER_CPUS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class JobPlace:
-    """Where a worker finds the job: store folder, collection, job id."""
-
-    location: str
-    collection: str
-    job_id: str
-
-
 class Runner(Protocol):
     """Runs a job's stages somewhere."""
 
-    def prepare(self, place: JobPlace) -> Iterator[Step]:
-        """Pin codec and dictionary, yielding progress."""
+    @property
+    def num_encoders(self) -> int:
+        """Encoders that work at the same time."""
+        ...
+
+    def prepare(self, place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed]:
+        """Pin codec and dictionary, yielding speed and progress."""
         ...
 
     def encode(
@@ -59,16 +53,18 @@ class LocalRunner:
     encoded.
     """
 
-    def prepare(self, place: JobPlace) -> Iterator[Step]:
+    num_encoders = 1
+
+    def prepare(self, place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed]:
         """See `Runner.prepare`."""
-        return prepare_job(place.location, place.collection, place.job_id)
+        return prepare_job(place, sampled)
 
     def encode(
         self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
     ) -> Iterator[Receipt]:
         """See `Runner.encode`."""
         splitter = cached_splitter(spec.options.encoder)
-        encoder = PartitionEncoder(place.location, place.collection, place.job_id)
+        encoder = PartitionEncoder(place)
         with ThreadPoolExecutor(1) as pool:
             pending = None
             for partition in partitions:
@@ -93,6 +89,7 @@ class RayRunner:
 
     def __init__(self, address: str) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open Ray port runs anybody's code
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not the user's
         try:
             import ray
         except ModuleNotFoundError as err:
@@ -100,41 +97,37 @@ class RayRunner:
                 "--ray needs Ray; install it with: pip install 'memstore[jobs]'", extra="jobs"
             ) from err
         self._ray: Any = ray
-        try:
-            ray.init(
-                address=None if address == "local" else address,
-                include_dashboard=False if address == "local" else None,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        except ConnectionError as err:
-            raise UnavailableError(
-                f"no Ray cluster answers at {address!r}: {err}", address=address
-            ) from err
+        self._is_ours = not ray.is_initialized()
+        if self._is_ours:
+            _start(ray, address)
         ray.data.DataContext.get_current().enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
 
-    def prepare(self, place: JobPlace) -> Iterator[Step]:
-        """See `Runner.prepare`; one remote task with an encoder's resources streams its progress
-        back.
-        """
+    @property
+    def num_encoders(self) -> int:
+        """One encoder a GPU; without GPUs one a machine, which uses its cores as threads."""
+        num_gpus = int(self._ray.cluster_resources().get("GPU", 0))
+        return num_gpus or len(self._ray.nodes())
+
+    def prepare(self, place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed]:
+        """See `Runner.prepare`; a remote task with an encoder's resources streams it back."""
         task = self._ray.remote(prepare_job).options(num_returns="streaming", **self._worker())
         with _typed_errors():
-            for step in task.remote(place.location, place.collection, place.job_id):
+            for step in task.remote(place, sampled):
                 yield self._ray.get(step)
 
     def encode(
         self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
     ) -> Iterator[Receipt]:
         """See `Runner.encode`."""
-        rows = [{"number": partition.index} for partition in partitions]
+        rows = [{"partition": json.dumps(partition.to_dict())} for partition in partitions]
         tokenized = self._ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             tokenize_row, fn_args=(place,), num_cpus=_TOKENIZER_CPUS
         )
         receipts = tokenized.map(
             EncodeRow,
             fn_constructor_args=(place,),
-            concurrency=self._num_workers(len(rows)),
+            concurrency=min(len(rows), self.num_encoders),
             **self._worker(),
         )
         with _typed_errors():
@@ -142,15 +135,9 @@ class RayRunner:
                 yield Receipt.from_dict(json.loads(row["receipt"]))
 
     def close(self) -> None:
-        """See `Runner.close`."""
-        self._ray.shutdown()
-
-    def _num_workers(self, num_partitions: int) -> int:
-        """One encoder a GPU; without GPUs, one a machine, which uses the machine's cores as
-        threads.
-        """
-        num_gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        return min(num_partitions, num_gpus or len(self._ray.nodes()))
+        """Stop Ray if it was started here; a Ray that the caller had running goes on."""
+        if self._is_ours:
+            self._ray.shutdown()
 
     def _worker(self) -> dict[str, float]:
         """What an encoder asks Ray for: never all CPUs, or the tokenizing tasks would wait for
@@ -171,16 +158,33 @@ def make_runner(ray: str) -> Runner:
     return LocalRunner() if ray == "none" else RayRunner(ray)
 
 
+def _start(ray: Any, address: str) -> None:
+    """Start Ray on this machine, or join a cluster."""
+    is_local = address == "local"
+    try:
+        ray.init(
+            address=None if is_local else address,
+            include_dashboard=False if is_local else None,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except ConnectionError as err:
+        raise UnavailableError(
+            f"no Ray cluster answers at {address!r}: {err}; start one, or use --ray local",
+            address=address,
+        ) from err
+
+
 @lru_cache(maxsize=1)
-def _spec(place: JobPlace) -> JobSpec:
-    return JobFolder(Collection(PosixStore(place.location), place.collection), place.job_id).spec()
+def _cached_spec(place: JobPlace) -> JobSpec:
+    return place.open().spec()
 
 
 def tokenize_row(row: dict[str, Any], place: JobPlace) -> dict[str, Any]:
-    """Ray task: partition number in, tokenized partition out."""
-    spec = _spec(place)
+    """Ray task: partition in, tokenized partition out."""
+    spec = _cached_spec(place)
     splitter = cached_splitter(spec.options.encoder)
-    partition = spec.partitions[row["number"]]
+    partition = Partition.from_dict(json.loads(row["partition"]))
     return {"tokenized": tokenize(partition, splitter, spec.metadata_columns).to_bytes()}
 
 
@@ -188,7 +192,7 @@ class EncodeRow:
     """Ray actor: tokenized partition in, receipt out."""
 
     def __init__(self, place: JobPlace) -> None:
-        self._encoder = PartitionEncoder(place.location, place.collection, place.job_id)
+        self._encoder = PartitionEncoder(place)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Encode and store one partition."""

@@ -2,7 +2,7 @@
 collection.
 
 ```
-jobs/<job-id>/spec.json               options, input digests, partitions; create-only
+jobs/<job-id>/spec.json               options and input digests; create-only
               pins.json               codec and text dictionary that every shard of the job uses;
               create-only receipts/<n>.json       partition n is stored: its shard and its bad
               records; create-only dead_letters.jsonl      all bad records with their reasons
@@ -23,8 +23,16 @@ from typing import Any
 
 from memstore.encoders import EncoderOptions
 from memstore.errors import ConfigError, NotFoundError
-from memstore.storage import WRITE_MODES, Collection, ShardEntry, WriteMode, seal, unseal
-from memstore.text import BadRecord, Partition
+from memstore.storage import (
+    WRITE_MODES,
+    Collection,
+    PosixStore,
+    ShardEntry,
+    WriteMode,
+    seal,
+    unseal,
+)
+from memstore.text import BadRecord
 from memstore.types import canonical_json
 
 DEFAULT_PARTITION_BYTES = 1 << 20
@@ -76,14 +84,14 @@ class JobSpec:
     Attributes:
         options: what the user asked for, with the codec's folder replaced by its id.
         inputs: name → sha256 of every input file.
-        partitions: how the input is cut; partition n becomes receipt n.
+        num_partitions: into how many pieces the input is cut; partition n becomes receipt n.
         metadata_columns: column → type over the whole input.
         num_documents, num_text_bytes: what the input holds.
     """
 
     options: EncodeOptions
     inputs: dict[str, str]
-    partitions: tuple[Partition, ...]
+    num_partitions: int
     metadata_columns: dict[str, str]
     num_documents: int
     num_text_bytes: int
@@ -97,22 +105,12 @@ class JobSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as JSON values."""
         body = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {
-            **body,
-            "options": asdict(self.options),
-            "partitions": [partition.to_dict() for partition in self.partitions],
-        }
+        return {**body, "options": asdict(self.options)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> JobSpec:
         """Build from the JSON values of `to_dict`."""
-        return cls(
-            **{
-                **value,
-                "options": EncodeOptions.from_dict(value["options"]),
-                "partitions": tuple(map(Partition.from_dict, value["partitions"])),
-            }
-        )
+        return cls(**{**value, "options": EncodeOptions.from_dict(value["options"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +150,19 @@ class Receipt:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class JobPlace:
+    """Where a worker finds the job: store folder, collection, job id."""
+
+    location: str
+    collection: str
+    job_id: str
+
+    def open(self) -> JobFolder:
+        """Open the job's records."""
+        return JobFolder(Collection(PosixStore(self.location), self.collection), self.job_id)
+
+
 class JobFolder:
     """A job's records in its collection. Everything is written once; the first writer wins."""
 
@@ -180,21 +191,21 @@ class JobFolder:
 
     def put_receipt(self, receipt: Receipt) -> Receipt:
         """Store a receipt; return the one that counts, another worker's if it was first."""
-        name = f"receipts/{receipt.partition:08d}.json"
-        return receipt if self._put(name, receipt.to_dict()) else Receipt.from_dict(self._get(name))
+        name = _receipt_name(receipt.partition)
+        is_first = self._put(name, receipt.to_dict())
+        return receipt if is_first else Receipt.from_dict(self._get(name))
 
     def receipts(self) -> dict[int, Receipt]:
         """Return the receipts whose shards are still there, by partition."""
-        found = {}
-        for key in self.collection.store.list(self._key("receipts/")):
-            receipt = Receipt.from_dict(unseal(self.collection.store.get(key), key))
-            entry = receipt.entry
-            if entry and not self.collection.store.exists(self.collection.key(entry.key)):
-                # the shard was collected as garbage: encode it again
-                self.collection.store.delete(key)
-                continue
-            found[receipt.partition] = receipt
-        return found
+        return {
+            receipt.partition: receipt for receipt in self._all_receipts() if self._is_kept(receipt)
+        }
+
+    def drop_lost(self) -> None:
+        """Delete receipts whose shards were collected as garbage: these are to be encoded again."""
+        for receipt in self._all_receipts():
+            if not self._is_kept(receipt):
+                self.collection.store.delete(self._key(_receipt_name(receipt.partition)))
 
     def put_dead_letters(self, bad_records: list[BadRecord]) -> str:
         """Store the bad records, one JSON object a line; return where a user finds them."""
@@ -203,6 +214,15 @@ class JobFolder:
         )
         self.collection.store.put(self._key("dead_letters.jsonl"), lines)
         return str(Path(self.collection.store.location) / self._key("dead_letters.jsonl"))
+
+    def _all_receipts(self) -> Iterator[Receipt]:
+        for key in sorted(self.collection.store.list(self._key("receipts/"))):
+            if key.endswith(".json"):  # an unfinished temp file is no receipt
+                yield Receipt.from_dict(unseal(self.collection.store.get(key), key))
+
+    def _is_kept(self, receipt: Receipt) -> bool:
+        entry = receipt.entry
+        return entry is None or self.collection.store.exists(self.collection.key(entry.key))
 
     def _key(self, name: str) -> str:
         return self.collection.key(f"jobs/{self.job_id}/{name}")
@@ -213,6 +233,10 @@ class JobFolder:
     def _get(self, name: str) -> dict[str, Any]:
         key = self._key(name)
         return unseal(self.collection.store.get(key), key)
+
+
+def _receipt_name(partition: int) -> str:
+    return f"receipts/{partition:08d}.json"
 
 
 def list_jobs(collection: Collection) -> Iterator[JobFolder]:

@@ -16,10 +16,10 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from encoder_jobs.spec import JobFolder, JobPins, JobSpec, Receipt
+from encoder_jobs.spec import JobPlace, Receipt
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
-from memstore.storage import Collection, PosixStore, ShardContent, ShardEntry
+from memstore.storage import Collection, ShardContent, ShardEntry
 from memstore.text import BadRecord, Partition, coerce_row, read_partition
 from memstore.types import MemoryEncoder, Passage, PassageSplitter, TokenizedPassage
 
@@ -106,6 +106,12 @@ def cached_splitter(options: EncoderOptions) -> PassageSplitter:
     return load_splitter(options)
 
 
+@lru_cache(maxsize=1)
+def cached_encoder(options: EncoderOptions) -> MemoryEncoder:
+    """Return the encoder of these options, loaded once a process."""
+    return load_encoder(options)
+
+
 def encode_passages(
     encoder: MemoryEncoder, codec: ProductCodec, passages: Sequence[TokenizedPassage]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,23 +140,18 @@ class PartitionEncoder:
     """Encodes, quantizes and stores partitions of one job: one encoder and one codec a worker.
 
     Args:
-        location: the store's folder, the same on every machine.
-        collection: the collection's name.
-        job_id: whose spec and pins to follow; the codec is mapped from the store, never sent.
+        place: whose spec and pins to follow; the codec is mapped from the store, never sent.
     """
 
-    def __init__(self, location: str, collection: str, job_id: str) -> None:
+    def __init__(self, place: JobPlace) -> None:
         use_all_cores()
-        self._collection = Collection(PosixStore(location), collection)
-        self._job = JobFolder(self._collection, job_id)
+        self._job = place.open()
         spec, pins = self._job.spec(), self._job.pins()
         if pins is None:
             raise AssertionError("a job is pinned before its partitions are encoded")
-        self._setup(spec, pins)
-
-    def _setup(self, spec: JobSpec, pins: JobPins) -> None:
+        self._collection = self._job.collection
         self._metadata_columns = spec.metadata_columns
-        self._encoder = load_encoder(spec.options.encoder)
+        self._encoder = cached_encoder(spec.options.encoder)
         self._codec = load_codec(self._collection, pins.codec_id)
         self._dictionary = self._collection.dictionary(pins.dictionary)
 

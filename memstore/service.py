@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,26 +96,31 @@ def open_store(
 
 
 class _View:
-    """A snapshot with what answers questions about it; index and locator are made when first
-    needed.
-    """
+    """A snapshot with what answers questions about it; index and locator are made when needed."""
 
     def __init__(self, collection: Collection, snapshot: Snapshot, codec: ProductCodec) -> None:
         self.collection, self.snapshot, self.codec = collection, snapshot, codec
         self._lock = threading.Lock()
+        self._index: VectorIndex | None = None
+        self._locator: Locator | None = None
 
-    @cached_property
+    @property
     def index(self) -> VectorIndex:
         from memstore.index import open_index
 
-        with self._lock:
-            return open_index(self.collection, self.snapshot)
+        with self._lock:  # the first caller builds it, the others wait
+            if self._index is None:
+                self._index = open_index(self.collection, self.snapshot)
+            return self._index
 
-    @cached_property
+    @property
     def locator(self) -> Locator:
         from memstore.index import Locator
 
-        return Locator(self.snapshot)
+        with self._lock:
+            if self._locator is None:
+                self._locator = Locator(self.snapshot)
+            return self._locator
 
     def memory(self, row: int, passage_id: str) -> Memory:
         return Memory(passage_id, self.snapshot.records(row), self.codec)

@@ -11,7 +11,6 @@ import sys
 from importlib.metadata import entry_points
 from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from memstore import __version__
@@ -57,19 +56,12 @@ def main() -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run one command; return its exit code."""
     try:
-        code = build_app()(arguments, standalone_mode=False)
+        build_app()(arguments)  # shows what is wrong with a command line by itself, and exits
     except MemstoreError as err:
         typer.echo(f"error: {err}", err=True)
         return err.exit_code
-    except click.exceptions.NoArgsIsHelpError as err:
-        typer.echo(err.format_message(), err=True)
-        return 2
-    except click.ClickException as err:
-        err.show()
-        return err.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        typer.echo("interrupted; run the same command again to go on", err=True)
-        return _INTERRUPTED
-    except BrokenPipeError:
-        return 1
-    return code if isinstance(code, int) else 0
+    except SystemExit as done:
+        if done.code == _INTERRUPTED:
+            typer.echo("interrupted; run the same command again to go on", err=True)
+        return done.code if isinstance(done.code, int) else 0
+    return 0

@@ -21,7 +21,7 @@ from memstore.types import EncodedBatch, EncoderIdentity, Passage, TokenizedPass
 
 # Padded tokens in a batch. On a CPU more pad more and gain nothing (docs/results/batching.md); a
 # GPU wants large ones, but this figure is not measured.
-CPU_TOKEN_BUDGET = 2048
+CPU_TOKEN_BUDGET = 1024
 GPU_TOKEN_BUDGET = 32768
 # Questions to a model without a table of positions are cut here; with one, at its end.
 MAX_QUESTION_TOKENS = 512

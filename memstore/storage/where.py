@@ -10,7 +10,8 @@ test    := column ("=" | "==" | "!=" | "<" | "<=" | ">" | ">=") literal
 literal := 'text' | number | true | false
 ```
 
-Keywords in any case; a quote inside a text is doubled. A comparison with null is never true.
+Keywords in any case; a quote inside a text is doubled. A comparison with null is neither true nor
+false, and so is its negation: only `is null` finds such rows.
 """
 
 from __future__ import annotations
@@ -150,7 +151,9 @@ class _Parser:
         if not self._take("in"):
             raise self._error("expected a comparison, 'in' or 'is'")
         inside = column.isin(pa.array(self._literals(kind), kind))
-        return ~inside & column.is_valid() if negated else inside
+        # Arrow says that null is not inside; like any comparison, this one has no answer for it.
+        inside = pc.if_else(column.is_valid(), inside, pa.scalar(None, pa.bool_()))
+        return ~inside if negated else inside
 
     def _literals(self, kind: pa.DataType) -> list[object]:
         if not self._take("("):
@@ -166,11 +169,9 @@ class _Parser:
         token = self._peek()
         try:
             value = _value(token, kind)
-            fits = pa.scalar(value, stored_as).as_py() == value  # Arrow cuts 2.5 to an integer
+            pa.scalar(value, stored_as)  # refuses what Arrow cannot hold
         except (ValueError, OverflowError):
-            fits = False
-        if not fits:
-            raise self._error(f"expected a literal of type {kind}")
+            raise self._error(f"expected a literal of type {kind}") from None
         self._next += 1
         return value
 
@@ -179,9 +180,19 @@ def _value(token: _Token, kind: pa.DataType) -> object:
     if token.kind == "text" and pa.types.is_string(kind):
         return token.value[1:-1].replace("''", "'")
     if token.kind == "number" and pa.types.is_integer(kind):
-        return int(token.value) if token.value.lstrip("-").isdigit() else float(token.value)
+        return _whole(token.value)
     if token.kind == "number" and pa.types.is_floating(kind):
         return float(token.value)
     if token.kind == "keyword" and token.value in {"true", "false"} and pa.types.is_boolean(kind):
         return token.value == "true"
     raise ValueError("not a literal of this type")
+
+
+def _whole(number: str) -> int:
+    # Arrow would compare integers with 2.5 as float32, and fail on the large ones.
+    if number.lstrip("-").isdigit():
+        return int(number)
+    value = float(number)
+    if not value.is_integer():
+        raise ValueError("not a whole number")
+    return int(value)

@@ -81,18 +81,14 @@ def test_no_secret_is_in_the_image(root: Path, name: str) -> None:
 def test_every_copied_source_exists(root: Path, name: str) -> None:
     """What COPY takes from the build context is in the repository."""
     copies = [each.arguments for each in read(root, name) if each.keyword == "COPY"]
-    sources = [
-        word for copy in copies if "--from=" not in copy for word in copy.split()[:-1]
-    ]
+    sources = [word for copy in copies if "--from=" not in copy for word in copy.split()[:-1]]
 
     assert sources
     assert [source for source in sources if not (root / source).exists()] == []
 
 
 @DOCKERFILES
-def test_the_wheel_gets_all_that_it_packs(
-    root: Path, name: str, pyproject: dict[str, Any]
-) -> None:
+def test_the_wheel_gets_all_that_it_packs(root: Path, name: str, pyproject: dict[str, Any]) -> None:
     """The packages and files that pyproject.toml names are copied before the wheel is built."""
     copies = " ".join(each.arguments for each in read(root, name) if each.keyword == "COPY")
     project = pyproject["project"]
@@ -133,18 +129,14 @@ def test_the_label_says_the_version(root: Path, name: str, pyproject: dict[str, 
 
 
 @DOCKERFILES
-def test_the_command_is_the_real_one(
-    root: Path, name: str, pyproject: dict[str, Any]
-) -> None:
+def test_the_command_is_the_real_one(root: Path, name: str, pyproject: dict[str, Any]) -> None:
     """ENTRYPOINT is in exec form, so that SIGTERM reaches it, and is a script of the wheel."""
     (entrypoint,) = json.loads(last(read(root, name), "ENTRYPOINT"))
 
     assert entrypoint in pyproject["project"]["scripts"]
 
 
-def test_the_server_listens_where_its_image_says(
-    root: Path, parse_command: ParseCommand
-) -> None:
+def test_the_server_listens_where_its_image_says(root: Path, parse_command: ParseCommand) -> None:
     """CMD parses, and its ports are the settings' defaults, EXPOSE, and the health check's."""
     instructions = read(root, SERVER)
     command, *arguments = json.loads(last(instructions, "CMD"))

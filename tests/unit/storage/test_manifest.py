@@ -79,7 +79,7 @@ def test_a_manifest_knows_its_encoder() -> None:
 @pytest.mark.parametrize("found", [FORMAT_VERSION + 1, None, "1"])
 def test_a_manifest_of_another_format_is_refused(found: object) -> None:
     """A newer memstore may have written what this one would misread."""
-    with pytest.raises(FormatVersionError, match="name: format version .* upgrade"):
+    with pytest.raises(FormatVersionError, match=r"name: format version .* upgrade"):
         Manifest.from_dict({**MANIFEST.to_dict(), "format_version": found}, "name")
 
 

@@ -1,4 +1,4 @@
-"""The POSIX store's own promises: the order of its system calls, and what it says when they fail."""
+"""What the POSIX store alone promises: the order of its system calls, and errors for their failures."""
 
 from __future__ import annotations
 
@@ -148,6 +148,8 @@ def test_a_put_below_an_object_is_a_storage_error(objects: PosixStore) -> None:
 
 def test_a_name_that_is_too_long_is_a_storage_error(objects: PosixStore) -> None:
     """What the file system refuses comes back typed."""
+    objects.put("a", b"x")
+
     with pytest.raises(StorageError, match="File name too long"):
         objects.modified_at("x" * 300)
 
