@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from memstore.storage import Collection
 from memstore.types import Passage
 
 DIM = 16
+MakeMemories = Callable[..., tuple[list[Passage], list[np.ndarray]]]
 
 
 def _memory(name: str, seed: int) -> np.ndarray:
@@ -36,7 +38,7 @@ def _passage(name: str, seed: int) -> Passage:
 
 
 @pytest.fixture(scope="session")
-def make_memories() -> Callable[..., tuple[list[Passage], list[np.ndarray]]]:
+def make_memories() -> MakeMemories:
     """Return `make(passage_ids, seed=0)`: passages with their (2..5, 16) float32 memories.
 
     Each depends on its own id and the seed alone; the number in the id decides the metadata.
@@ -66,17 +68,22 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
     return lambda name="store", **options: open_store(tmp_path / name, **options)
 
 
-@pytest.fixture
-def store(
-    make_store: Callable[..., Store],
-    make_memories: Callable[..., tuple[list[Passage], list[np.ndarray]]],
-    codec: ProductCodec,
-) -> Store:
-    """A store whose collection `default` has version 1: passages 0 to 3 of documents a, b and c."""
-    filled = make_store()
+@pytest.fixture(scope="session")
+def written_folder(
+    tmp_path_factory: pytest.TempPathFactory, make_memories: MakeMemories, codec: ProductCodec
+) -> Path:
+    """The folder that `store` copies; not to be changed."""
+    folder = tmp_path_factory.mktemp("written") / "store"
     passages, memories = make_memories(f"{name}#{i}" for name in "abc" for i in range(4))
-    filled.write(passages, memories, codec=codec)
-    return filled
+    open_store(folder).write(passages, memories, codec=codec)
+    return folder
+
+
+@pytest.fixture
+def store(make_store: Callable[..., Store], tmp_path: Path, written_folder: Path) -> Store:
+    """A store whose collection `default` has version 1: passages 0 to 3 of documents a, b and c."""
+    shutil.copytree(written_folder, tmp_path / "store")
+    return make_store()
 
 
 @pytest.fixture

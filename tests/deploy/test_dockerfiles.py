@@ -184,7 +184,7 @@ def answering(status: int) -> Iterator[int]:
             """Say nothing."""
 
     with HTTPServer(("127.0.0.1", 0), Handler) as face:
-        thread = threading.Thread(target=face.serve_forever)
+        thread = threading.Thread(target=face.serve_forever, args=(0.01,))
         thread.start()
         yield face.server_port
         face.shutdown()
