@@ -60,9 +60,7 @@ def _parse() -> argparse.Namespace:
     return arguments
 
 
-def _run(
-    name: str, arguments: argparse.Namespace, clock: Callable[[], datetime]
-) -> dict[str, Any]:
+def _run(name: str, arguments: argparse.Namespace, clock: Callable[[], datetime]) -> dict[str, Any]:
     """Run one benchmark in a fresh folder and store its result."""
     results = _HERE / "results" / ("local" if arguments.quick else "")
     results.mkdir(parents=True, exist_ok=True)

@@ -145,9 +145,7 @@ def _rotated(names: list[str], turn: int) -> Iterator[str]:
 def spread(values: Sequence[float] | np.ndarray, unit: str) -> Figure:
     """Return the median of one value a round, with the least and the greatest."""
     array = np.asarray(values, dtype=np.float64)
-    return Figure(
-        float(np.median(array)), float(array.min()), float(array.max()), unit, array.size
-    )
+    return Figure(float(np.median(array)), float(array.min()), float(array.max()), unit, array.size)
 
 
 def percentile(seconds: np.ndarray, q: float) -> Figure:

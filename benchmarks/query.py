@@ -122,9 +122,7 @@ def run(context: Context) -> Outcome:
     )
 
 
-def _gates(
-    kinds: dict[str, Ask], sources: dict[str, Source]
-) -> dict[str, Callable[[], bool]]:
+def _gates(kinds: dict[str, Ask], sources: dict[str, Source]) -> dict[str, Callable[[], bool]]:
     def equal(ask: Ask) -> bool:
         return all(
             same_answer(*(ask(source, i) for source in sources.values()))

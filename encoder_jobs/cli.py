@@ -15,7 +15,10 @@ from memstore.errors import JobNotFoundError, PartialError
 if TYPE_CHECKING:
     from encoder_jobs.spec import JobFolder
 
-_StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store; made if missing.")]
+_NewStoreOption = Annotated[
+    str, typer.Option("--store", help="Folder of the store; made if missing.")
+]
+_StoreOption = Annotated[str, typer.Option("--store", help="Folder of the store.")]
 _CollectionOption = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
 _OutputOption = Annotated[Output, typer.Option("--output", help="How to print.")]
 
@@ -33,7 +36,7 @@ def encode(
     corpus: Annotated[
         str, typer.Argument(help="A file, or a folder of files of one layout; plain, .gz or .zst.")
     ],
-    store: _StoreOption,
+    store: _NewStoreOption,
     collection: _CollectionOption = "default",
     mode: Annotated[
         str,

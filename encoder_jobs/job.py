@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from encoder_jobs.estimate import estimate_work
 from encoder_jobs.prepare import Step, choose_sampled
 from encoder_jobs.progress import ProgressDisplay
-from encoder_jobs.runners import Runner, make_runner
+from encoder_jobs.runners import Runner, check_runner, make_runner
 from encoder_jobs.spec import (
     EncodeOptions,
     JobFolder,
@@ -33,10 +34,14 @@ from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, read_identity
 from memstore.errors import (
     AlreadyExistsError,
+    CodecMismatchError,
+    CodecNotFoundError,
     CollectionNotFoundError,
+    ConfigError,
     EncoderMismatchError,
     InternalError,
     InvalidInputError,
+    NotFoundError,
 )
 from memstore.service import Store, open_store
 from memstore.storage import (
@@ -51,6 +56,7 @@ from memstore.types import Document, EncoderIdentity
 
 _ENCODER_FIELDS = ("live_fraction", "window_tokens", "stride_tokens", "template", "retriever")
 _ID_BATCH = 50_000
+_NAMED_DOCUMENTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +144,13 @@ class Job:
         self._store, self._corpus, self._display = store, corpus, display
         self._collection = store.collection(options.collection)
         self._identity = read_identity(options.encoder)
+        self._splitter = cached_splitter(options.encoder)
         self._options = _with_codec_id(self._collection, options)
         self._started = time.monotonic()
 
     def run(self, ray: str) -> EncodeReport:
         """Do what is left of the job."""
+        check_runner(ray)
         base = _newest(self._collection)
         self._check_encoder(base)
         spec, partitions = self._plan()
@@ -155,8 +163,9 @@ class Job:
             return self._report(spec, job, receipts, version=base.version, already_done=True)
         if spec.options.mode == "append" and base is not None:
             self._refuse_known_documents(partitions, base)
-        job.put_spec(spec)
         job.drop_lost()
+        self._check_codec(job, base)
+        job.put_spec(spec)
         todo = [partition for partition in partitions if partition.index not in receipts]
         num_tokens = self._announce(spec, todo, base)
         runner = make_runner(ray)
@@ -185,6 +194,7 @@ class Job:
         )
         spec = JobSpec(
             options=options,
+            encoder_id=self._identity.id,
             inputs={file.name: file.sha256 for file in found.files},
             num_partitions=len(found.partitions),
             metadata_columns=found.metadata_columns,
@@ -210,6 +220,23 @@ class Job:
                 collection=self._collection.name,
             )
 
+    def _check_codec(self, job: JobFolder, base: Snapshot | None) -> None:
+        """Refuse a codec that the collection does not take before anything is encoded with it."""
+        pins = job.pins()
+        codec_id = pins.codec_id if pins else self._options.codec
+        if base is None or self._options.mode == "replace" or codec_id == "auto":
+            return
+        pinned = base.manifest.codec_id
+        if codec_id != pinned:
+            raise CodecMismatchError(
+                f"collection {self._collection.name!r} is pinned to codec {pinned}, this job to "
+                f"{codec_id[:16]}…; give --codec {pinned[:16]}… in full, another collection, or "
+                "--mode replace",
+                collection=self._collection.name,
+                wanted=pinned,
+                got=codec_id,
+            )
+
     def _refuse_known_documents(self, partitions: Sequence[Partition], base: Snapshot) -> None:
         known: list[str] = []
         for batch in _id_batches(partitions):
@@ -217,13 +244,13 @@ class Job:
                 name = base.column("document_id")[int(row)].as_py()
                 if name not in known:
                     known.append(name)
-                if len(known) == 10:
-                    break
+            if len(known) >= _NAMED_DOCUMENTS:
+                break
         if known:
             raise AlreadyExistsError(
                 f"collection {self._collection.name!r} holds documents of this corpus already, "
-                "among them "
-                f"{', '.join(map(repr, known))}; use --mode upsert to supersede them",
+                f"among them {', '.join(map(repr, known[:_NAMED_DOCUMENTS]))}; use --mode upsert "
+                "to supersede them",
                 collection=self._collection.name,
             )
 
@@ -233,7 +260,7 @@ class Job:
         work = estimate_work(
             todo,
             choose_sampled(todo) if todo else (),
-            cached_splitter(spec.options.encoder),
+            self._splitter,
             self._identity,
             record_bytes,
         )
@@ -267,12 +294,14 @@ class Job:
         self, runner: Runner, job: JobFolder, spec: JobSpec, todo: list[Partition]
     ) -> dict[int, Receipt]:
         receipts: dict[int, Receipt] = {}
+        if not todo:
+            return receipts
         text_bytes = {partition.index: partition.num_text_bytes for partition in todo}
         total = sum(text_bytes.values())
         done = tokens = 0
         began = time.monotonic()
         self._display.update("encoding, text bytes", 0, total)
-        for receipt in runner.encode(self._place(job), spec, todo) if todo else ():
+        for receipt in runner.encode(self._place(job), spec, todo):
             receipts[receipt.partition] = receipt
             done += text_bytes[receipt.partition]
             tokens += receipt.entry.num_tokens if receipt.entry else 0
@@ -371,11 +400,26 @@ def _with_codec_id(collection: Collection, options: EncodeOptions) -> EncodeOpti
     """Take a codec given as a folder into the collection and name it by its id, so that a moved
     folder is the same job.
     """
-    if options.codec == "auto" or not Path(options.codec).is_dir():
+    if options.codec == "auto":
+        return options
+    if not Path(options.codec).is_dir():
+        _check_codec_id(collection, options.codec)
         return options
     codec = ProductCodec.load(options.codec)
     collection.put_codec(codec.id, dict(codec.files()))
     return replace(options, codec=codec.id)
+
+
+def _check_codec_id(collection: Collection, codec_id: str) -> None:
+    try:
+        collection.open_codec(codec_id)
+    except (NotFoundError, ConfigError) as err:
+        raise CodecNotFoundError(
+            f"codec {codec_id!r}: no such folder, and collection {collection.name!r} holds no "
+            "codec of this id; give 'auto', a codec's folder or its full id",
+            collection=collection.name,
+            codec_id=codec_id,
+        ) from err
 
 
 def _newest(collection: Collection) -> Snapshot | None:
@@ -393,11 +437,29 @@ def _pins(job: JobFolder) -> JobPins:
 
 
 def _is_published(spec: JobSpec, receipts: dict[int, Receipt], base: Snapshot) -> bool:
+    """Say whether the newest version holds what this job would make it hold. What was deleted from
+    its shards by hand stays deleted.
+    """
     if len(receipts) < spec.num_partitions:
         return False
+    mine = {receipt.entry.shard_id for receipt in receipts.values() if receipt.entry}
     published = {shard.entry.shard_id for shard in base.shards}
-    wanted = {receipt.entry.shard_id for receipt in receipts.values() if receipt.entry}
-    return bool(wanted) and wanted <= published
+    if not mine or not mine <= published:
+        return False
+    if spec.options.mode == "replace":
+        return mine == published
+    return spec.options.mode == "append" or not _is_superseded(mine, base)
+
+
+def _is_superseded(shard_ids: set[str], base: Snapshot) -> bool:
+    """Say whether a document of these shards has live passages in another shard."""
+    entries = [shard.entry for shard in base.shards]
+    is_mine = np.repeat(
+        [entry.shard_id in shard_ids for entry in entries],
+        [entry.num_passages for entry in entries],
+    )
+    documents = base.column("document_id").filter(pa.array(is_mine)).unique()
+    return not is_mine[base.rows_with("document_id", documents)].all()
 
 
 def _id_batches(partitions: Sequence[Partition]) -> Iterator[list[str]]:

@@ -72,7 +72,7 @@ def prepare_job(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step 
     sample = _sample_passages(spec, sampled)
     if not sample:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
-    encoder = cached_encoder(spec.options.encoder)
+    encoder = cached_encoder(spec.options.encoder, spec.encoder_id)
     yield _probe(encoder, sample)
     dictionary = collection.put_dictionary(train_dictionary([p.passage.text for p in sample]))
     codec_id, error = _given_codec(collection, spec), None

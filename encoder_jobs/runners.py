@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from encoder_jobs.prepare import Speed, Step, prepare_job
@@ -90,12 +91,8 @@ class RayRunner:
     def __init__(self, address: str) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open Ray port runs anybody's code
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not the user's
-        try:
-            import ray
-        except ModuleNotFoundError as err:
-            raise MissingDependencyError(
-                "--ray needs Ray; install it with: pip install 'memstore[jobs]'", extra="jobs"
-            ) from err
+        import ray
+
         self._ray: Any = ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
@@ -151,10 +148,22 @@ class RayRunner:
         return {"num_cpus": max(0.5, smallest - 1)}
 
 
-def make_runner(ray: str) -> Runner:
-    """Return the runner that `--ray` names: `"none"`, `"local"` or a cluster's address."""
+def check_runner(ray: str) -> None:
+    """Refuse, before any work, a `--ray` that cannot be served.
+
+    Raises:
+        ConfigError: if it is empty. MissingDependencyError: if Ray is wanted and not installed.
+    """
     if not ray:
         raise ConfigError("--ray is empty; wanted 'none', 'local' or the address of a Ray cluster")
+    if ray != "none" and find_spec("ray") is None:
+        raise MissingDependencyError(
+            f"--ray {ray} needs Ray; install it with: pip install 'memstore[jobs]'", extra="jobs"
+        )
+
+
+def make_runner(ray: str) -> Runner:
+    """Return the runner that `--ray` names: `"none"`, `"local"` or a cluster's address."""
     return LocalRunner() if ray == "none" else RayRunner(ray)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from memstore.encoders import EncoderOptions
-from memstore.errors import ConfigError, NotFoundError
+from memstore.errors import CodecNotFoundError, ConfigError, NotFoundError
 from memstore.storage import (
     WRITE_MODES,
     Collection,
@@ -32,6 +32,7 @@ from memstore.storage import (
     seal,
     unseal,
 )
+from memstore.storage.dictionary import dictionary_key
 from memstore.text import BadRecord
 from memstore.types import canonical_json
 
@@ -83,6 +84,7 @@ class JobSpec:
 
     Attributes:
         options: what the user asked for, with the codec's folder replaced by its id.
+        encoder_id: which encoder the options' source held when the job was planned.
         inputs: name → sha256 of every input file.
         num_partitions: into how many pieces the input is cut; partition n becomes receipt n.
         metadata_columns: column → type over the whole input.
@@ -90,6 +92,7 @@ class JobSpec:
     """
 
     options: EncodeOptions
+    encoder_id: str
     inputs: dict[str, str]
     num_partitions: int
     metadata_columns: dict[str, str]
@@ -98,8 +101,10 @@ class JobSpec:
 
     @property
     def job_id(self) -> str:
-        """Digest of options and input content."""
-        named = {"options": asdict(self.options), "inputs": self.inputs}
+        """Digest of options, encoder and input content."""
+        named = {
+            "options": asdict(self.options), "encoder": self.encoder_id, "inputs": self.inputs
+        }  # fmt: skip
         return hashlib.sha256(canonical_json(named)).hexdigest()[:32]
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,16 +201,23 @@ class JobFolder:
         return receipt if is_first else Receipt.from_dict(self._get(name))
 
     def receipts(self) -> dict[int, Receipt]:
-        """Return the receipts whose shards are still there, by partition."""
+        """Return the receipts by partition, of those whose shards, codec and dictionary are still
+        there.
+        """
+        if self._has_lost_pins():
+            return {}
         return {
             receipt.partition: receipt for receipt in self._all_receipts() if self._is_kept(receipt)
         }
 
     def drop_lost(self) -> None:
-        """Delete receipts whose shards were collected as garbage: these are to be encoded again."""
+        """Delete records of what was collected as garbage: it is to be done again."""
+        has_lost_pins = self._has_lost_pins()
         for receipt in self._all_receipts():
-            if not self._is_kept(receipt):
+            if has_lost_pins or not self._is_kept(receipt):
                 self.collection.store.delete(self._key(_receipt_name(receipt.partition)))
+        if has_lost_pins:  # last: without pins, receipts of another codec would count
+            self.collection.store.delete(self._key("pins.json"))
 
     def put_dead_letters(self, bad_records: list[BadRecord]) -> str:
         """Store the bad records, one JSON object a line; return where a user finds them."""
@@ -219,6 +231,17 @@ class JobFolder:
         for key in sorted(self.collection.store.list(self._key("receipts/"))):
             if key.endswith(".json"):  # an unfinished temp file is no receipt
                 yield Receipt.from_dict(unseal(self.collection.store.get(key), key))
+
+    def _has_lost_pins(self) -> bool:
+        pins = self.pins()
+        if pins is None:
+            return False
+        try:
+            self.collection.open_codec(pins.codec_id)
+        except CodecNotFoundError:
+            return True
+        key = self.collection.key(dictionary_key(pins.dictionary))
+        return bool(pins.dictionary) and not self.collection.store.exists(key)
 
     def _is_kept(self, receipt: Receipt) -> bool:
         entry = receipt.entry

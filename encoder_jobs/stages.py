@@ -19,6 +19,7 @@ import pyarrow as pa
 from encoder_jobs.spec import JobPlace, Receipt
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
+from memstore.errors import EncoderMismatchError
 from memstore.storage import Collection, ShardContent, ShardEntry
 from memstore.text import BadRecord, Partition, coerce_row, read_partition
 from memstore.types import MemoryEncoder, Passage, PassageSplitter, TokenizedPassage
@@ -107,9 +108,21 @@ def cached_splitter(options: EncoderOptions) -> PassageSplitter:
 
 
 @lru_cache(maxsize=1)
-def cached_encoder(options: EncoderOptions) -> MemoryEncoder:
-    """Return the encoder of these options, loaded once a process."""
-    return load_encoder(options)
+def cached_encoder(options: EncoderOptions, encoder_id: str) -> MemoryEncoder:
+    """Return the encoder of these options, loaded once a process.
+
+    Raises:
+        EncoderMismatchError: if this machine has another encoder of that name.
+    """
+    encoder = load_encoder(options)
+    if encoder.identity.id != encoder_id:
+        raise EncoderMismatchError(
+            f"encoder {options.source!r} is {encoder.identity.id[:16]} here, the job was planned "
+            f"with {encoder_id[:16]}; put the same checkpoint on every machine",
+            wanted=encoder_id,
+            got=encoder.identity.id,
+        )
+    return encoder
 
 
 def encode_passages(
@@ -151,7 +164,7 @@ class PartitionEncoder:
             raise AssertionError("a job is pinned before its partitions are encoded")
         self._collection = self._job.collection
         self._metadata_columns = spec.metadata_columns
-        self._encoder = cached_encoder(spec.options.encoder)
+        self._encoder = cached_encoder(spec.options.encoder, spec.encoder_id)
         self._codec = load_codec(self._collection, pins.codec_id)
         self._dictionary = self._collection.dictionary(pins.dictionary)
 

@@ -296,9 +296,13 @@ class Store:
             rows = np.flatnonzero(snapshot.matching(where))
         else:
             column = "passage_id" if passage_ids is not None else "document_id"
-            rows = snapshot.rows_with(
-                column, pa.array(passage_ids or document_ids or [], pa.string())
-            )
+            ids = passage_ids if passage_ids is not None else document_ids
+            if isinstance(ids, str):
+                raise ConfigError(f"delete: {column}s is one text; wanted a list")
+            try:
+                rows = snapshot.rows_with(column, pa.array(ids, pa.string()))
+            except (pa.ArrowException, UnicodeEncodeError) as err:
+                raise ConfigError(f"delete: {column}s holds what is no text") from err
         return commit_delete(target, snapshot, rows)
 
     def collections(self) -> list[CollectionInfo]:
@@ -310,7 +314,7 @@ class Store:
     ) -> CollectionInfo:
         """Return a collection in figures."""
         target = self.collection(collection)
-        return _info(target, version or self._version or target.snapshot().version)
+        return target.info(version or self._version or target.snapshot().version)
 
     def versions(self, collection: str = "default") -> list[CollectionInfo]:
         """Return every kept version of a collection, the oldest first."""
@@ -318,7 +322,7 @@ class Store:
         numbers = target.versions()
         if not numbers:
             raise target.not_found()
-        return [_info(target, number) for number in numbers]
+        return [target.info(number) for number in numbers]
 
     def verify(self, collection: str = "default", version: int | None = None) -> VerifyReport:
         """Read every byte of a version and compare its digests."""
@@ -421,8 +425,7 @@ class Store:
         if isinstance(query, str):
             if not query.strip():
                 raise ConfigError("the question is empty; give some words or a vector")
-            question: np.ndarray = self._encoder(snapshot).embed([query])[0]
-            return question
+            query = self._encoder(snapshot).embed([query])[0]
         width = snapshot.manifest.embedding_dim
         vector = np.asarray(query, dtype=np.float32)
         if vector.shape != (width,):
@@ -454,10 +457,10 @@ class Store:
         if encoder is not None:
             return encoder
         where = f"collection {manifest.collection!r}"
-        if not manifest.encoder_id:
+        if "options" not in manifest.encoder:
             raise EncoderMismatchError(
-                f"{where} holds memories that its users brought and pins no encoder; search it by "
-                "vector",
+                f"{where} holds memories that its users brought and names no encoder to load; "
+                "search it by vector, or pass their encoder to open_store",
                 collection=manifest.collection,
             )
         from memstore.encoders import EncoderOptions, load_encoder
@@ -478,26 +481,3 @@ class Store:
 def _hit(passage: Passage, score: float) -> Hit:
     fields = {name: getattr(passage, name) for name in Passage.__dataclass_fields__}
     return Hit(score=score, **fields)
-
-
-def _info(collection: Collection, version: int) -> CollectionInfo:
-    manifest = collection.manifest(version)
-    refs = manifest.shard_lists
-    return CollectionInfo(
-        name=manifest.collection,
-        version=manifest.version,
-        created_at=manifest.created_at,
-        operation=manifest.operation,
-        encoder_id=manifest.encoder_id,
-        encoder_source=str(manifest.encoder.get("options", {}).get("source", "")),
-        codec_id=manifest.codec_id,
-        memory_dim=manifest.memory_dim,
-        embedding_dim=manifest.embedding_dim,
-        record_bytes=2 * manifest.record_words,
-        num_passages=manifest.num_rows - manifest.num_deleted,
-        num_tokens=sum(ref.num_tokens for ref in refs),
-        num_deleted=manifest.num_deleted,
-        num_shards=sum(ref.num_shards for ref in refs),
-        shard_bytes=sum(ref.num_bytes for ref in refs),
-        metadata_columns=dict(manifest.metadata_columns),
-    )

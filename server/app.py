@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import grpc.aio
@@ -17,7 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from memstore.client.messages import MAX_MESSAGE_BYTES
-from memstore.errors import ConfigError, MemstoreError
+from memstore.errors import ConfigError
 from memstore.service import Store, open_store
 from memstore.v1 import memory_service_pb2_grpc
 from server.auth import Auth
@@ -68,19 +68,23 @@ class Server:
         """
         await self._set_serving(health_pb2.HealthCheckResponse.NOT_SERVING)
         http_socket = _listen(self._settings.http)
-        try:
-            self._grpc = self._grpc_server()
-        except ConfigError:
-            http_socket.close()
-            raise
         self.http_address = _with_port(self._settings.http, http_socket.getsockname()[1])
+        self._grpc = self._grpc_server()
+        try:
+            port = self._grpc.add_insecure_port(self._settings.grpc)
+        except RuntimeError as err:
+            http_socket.close()
+            await self._grpc.stop(None)
+            raise _in_use("grpc", self._settings.grpc) from err
+        self.grpc_address = _with_port(self._settings.grpc, port)
         await self._grpc.start()
         self._http = self._http_server()
         self._tasks = [
             asyncio.create_task(self._http.serve([http_socket])),
             asyncio.create_task(self._follow_snapshots()),
         ]
-        await asyncio.to_thread(self._open_collections)
+        for open_snapshots in (self._store.collections, self._store.refresh):
+            await asyncio.to_thread(_attempt, open_snapshots)
         await self._set_serving(health_pb2.HealthCheckResponse.SERVING)
         self._readiness.is_ready = True
 
@@ -110,11 +114,6 @@ class Server:
         if is_loopback(self._settings.grpc):
             names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
-        try:
-            port = server.add_insecure_port(self._settings.grpc)
-        except RuntimeError as err:
-            raise _in_use("grpc", self._settings.grpc) from err
-        self.grpc_address = _with_port(self._settings.grpc, port)
         return server
 
     def _http_server(self) -> uvicorn.Server:
@@ -130,21 +129,11 @@ class Server:
         )
         return _HttpServer(config)
 
-    def _open_collections(self) -> None:
-        try:
-            self._store.collections()
-        except MemstoreError as err:  # each request will say so again; the others are served
-            _log.error("not every collection can be opened: %s", err)
-        self._store.refresh()
-
     async def _follow_snapshots(self) -> None:
         """Open new snapshots before a request needs them."""
         while True:
             await asyncio.sleep(self._settings.poll_interval_s)
-            try:
-                await asyncio.to_thread(self._store.refresh)
-            except Exception:  # the open snapshots keep answering, and the next look may succeed
-                _log.exception("looking for new snapshots failed")
+            await asyncio.to_thread(_attempt, self._store.refresh)
 
 
 class _HttpServer(uvicorn.Server):
@@ -153,6 +142,14 @@ class _HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _attempt(open_snapshots: Callable[[], object]) -> None:
+    """Open snapshots; what fails is logged, and said again by the requests that need it."""
+    try:
+        open_snapshots()
+    except Exception:
+        _log.exception("not every snapshot can be opened")
 
 
 def _listen(address: str) -> socket.socket:

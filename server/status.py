@@ -20,13 +20,14 @@ from memstore.errors import InternalError, MemstoreError
 PROBLEM_JSON = "application/problem+json"
 
 _log = logging.getLogger(__name__)
+_LOGGED = {500, 507}  # corruption, faults of ours, a full disk: somebody must look
 _GRPC_MESSAGE_CHARS = 200  # percent-encoded in a header; the whole message travels in the details
 
 
 def typed(error: Exception) -> MemstoreError:
     """Return the error to show to a caller."""
     if isinstance(error, MemstoreError):
-        if error.http_status >= 500 and not error.retryable:
+        if error.http_status in _LOGGED:
             _log.error("%s: %s", error.code, error)
         return error
     incident = uuid.uuid4().hex

@@ -69,7 +69,10 @@ class Job:
 
         def call() -> T:
             if self._deadline is not None and time.monotonic() > self._deadline:
-                raise DeadlineError("the caller's time ran out before its turn came")
+                raise DeadlineError(
+                    "the time allowed ran out before the server came to it; raise timeout_s, or "
+                    "ask when it is less busy"
+                )
             return function(*args, **kwargs)
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from memstore import open_store
 
-WORDS = (
-    "a the of in sea ship wind rises over cold water and men storm harbour night lamp rope"
-    " sail north ice whale salt shore tide anchor mast deck fog bell star"
-).split()
+WORDS = [
+    "a", "the", "of", "in", "and", "over", "sea", "ship", "wind", "rises", "cold", "water", "men",
+    "storm", "harbour", "night", "lamp", "rope", "sail", "north", "ice", "whale", "salt", "shore",
+    "tide", "anchor", "mast", "deck", "fog", "bell", "star",
+]  # fmt: skip
 _SPECIALS = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,9 +27,9 @@ VersionOption = Annotated[
     int | None, typer.Option("--version", help="Read this version, not the newest.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", help="How to print.")]
-TokenOption = Annotated[
-    str | None,
-    typer.Option("--token", envvar="MEMSTORE_TOKEN", help="Bearer token.", show_envvar=True),
+TokenFileOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with the bearer token; or MEMSTORE_TOKEN."),
 ]
 
 
@@ -47,11 +49,11 @@ def query(
     ] = None,
     collection: CollectionOption = "default",
     version: VersionOption = None,
-    token: TokenOption = None,
+    token_file: TokenFileOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Find the best passages for a question, with their memories."""
-    source = _source(store, server, token)
+    source = _source(store, server, token_file)
     result = source.query(
         question, top_k=top_k, where=where, collection=collection, version=version
     )
@@ -76,11 +78,11 @@ def fetch(
     server: ServerOption = None,
     collection: CollectionOption = "default",
     version: VersionOption = None,
-    token: TokenOption = None,
+    token_file: TokenFileOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Get passages and their memories by id."""
-    source = _source(store, server, token)
+    source = _source(store, server, token_file)
     result = source.fetch(passage_ids, collection=collection, version=version)
     pairs = list(zip(result.passages, result.memories, strict=True))
     if output is Output.JSON:
@@ -96,16 +98,25 @@ def fetch(
         _print_passage(passage, memory, "")
 
 
-def _source(store: str | None, server: str | None, token: str | None) -> Store | Client:
+def _source(store: str | None, server: str | None, token_file: Path | None) -> Store | Client:
     if (store is None) == (server is None):
         raise ConfigError("give one of --store DIR and --server HOST:PORT")
     if server is not None:
         from memstore.client import Client
 
-        return Client(server, token=token)
+        return Client(server, token=_token(token_file))
     from memstore.service import open_store
 
     return open_store(str(store), create=False)
+
+
+def _token(token_file: Path | None) -> str | None:
+    if token_file is None:
+        return os.environ.get("MEMSTORE_TOKEN")
+    try:
+        return token_file.read_text().strip()
+    except OSError as err:
+        raise ConfigError(f"--token-file {token_file}: {err.strerror}") from err
 
 
 def _hit(passage: Hit | Passage, memory: Memory) -> dict[str, Any]:

@@ -45,9 +45,8 @@ class Locator:
         return [row for row in found if row is not None]
 
     def _find(self, passage_id: str) -> int | None:
-        wanted = (
-            passage_id.encode()
-        )  # Arrow sorts by UTF-8 bytes, Python by code points: the same order
+        # Arrow sorts by UTF-8 bytes; what is no UTF-8 is looked for like anything else, in vain.
+        wanted = passage_id.encode(errors="surrogatepass")
         low, high = 0, len(self._order)
         while low < high:
             middle = (low + high) // 2

@@ -40,6 +40,7 @@ from memstore.storage.objects import Buffer, ObjectReader, ObjectStore
 from memstore.storage.sealed import unseal
 from memstore.storage.shard import Shard, ShardContent, build_shard
 from memstore.storage.snapshot import Snapshot
+from memstore.types import CollectionInfo
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,62})")
 _HINT = "versions/LATEST"
@@ -120,6 +121,29 @@ class Collection:
                 object=key,
             )
         return manifest
+
+    def info(self, version: int) -> CollectionInfo:
+        """Return a version in figures; reads its manifest alone."""
+        manifest = self.manifest(version)
+        refs = manifest.shard_lists
+        return CollectionInfo(
+            name=manifest.collection,
+            version=manifest.version,
+            created_at=manifest.created_at,
+            operation=manifest.operation,
+            encoder_id=manifest.encoder_id,
+            encoder_source=str(manifest.encoder.get("options", {}).get("source", "")),
+            codec_id=manifest.codec_id,
+            memory_dim=manifest.memory_dim,
+            embedding_dim=manifest.embedding_dim,
+            record_bytes=2 * manifest.record_words,
+            num_passages=manifest.num_rows - manifest.num_deleted,
+            num_tokens=sum(ref.num_tokens for ref in refs),
+            num_deleted=manifest.num_deleted,
+            num_shards=sum(ref.num_shards for ref in refs),
+            shard_bytes=sum(ref.num_bytes for ref in refs),
+            metadata_columns=dict(manifest.metadata_columns),
+        )
 
     def snapshot(self, version: int | None = None) -> Snapshot:
         """Open a version, the newest by default; shards that an open snapshot shares are not opened

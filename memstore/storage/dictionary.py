@@ -18,7 +18,10 @@ _MIN_SAMPLES, _MIN_BYTES = 256, 16 * _DICTIONARY_BYTES
 
 def train_dictionary(texts: Sequence[str]) -> bytes:
     """Return a dictionary for texts like these; empty if the sample is too small to learn one."""
-    samples: list[bytes | bytearray | memoryview] = [text.encode() for text in texts if text]
+    # Text that UTF-8 cannot hold is refused where it is stored; a sample need not be exact.
+    samples: list[bytes | bytearray | memoryview] = [
+        text.encode(errors="replace") for text in texts if text
+    ]
     if len(samples) < _MIN_SAMPLES or sum(map(len, samples)) < _MIN_BYTES:
         return b""
     return bytes(zstandard.train_dictionary(_DICTIONARY_BYTES, samples, threads=0).as_bytes())

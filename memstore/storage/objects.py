@@ -21,7 +21,9 @@ from typing import Protocol
 from memstore.errors import (
     ConfigError,
     CorruptionError,
+    MemstoreError,
     NotFoundError,
+    PermissionDeniedError,
     StorageError,
     StorageFullError,
 )
@@ -30,6 +32,7 @@ Buffer = bytes | memoryview
 
 _TEMP_PREFIX = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class ObjectReader(Protocol):
@@ -86,13 +89,18 @@ class ObjectStore(Protocol):
         ...
 
 
-def storage_error(err: OSError, doing: str, where: str) -> StorageError | StorageFullError:
-    """Name a failed system call: what was done, where, and whether space was the reason."""
+def storage_error(err: OSError, doing: str, where: str) -> MemstoreError:
+    """Name a failed system call: what was done, where, and whether trying again may help."""
     reason = os.strerror(err.errno) if err.errno else str(err)
     if err.errno in _FULL:
         return StorageFullError(
             f"no space left while {doing} {where} ({reason}); nothing was committed: free space "
             "and run it again",
+            object=where,
+        )
+    if err.errno in _REFUSED:
+        return PermissionDeniedError(
+            f"{doing} {where}: {reason}; let this user write there, or mount the store writable",
             object=where,
         )
     return StorageError(f"{doing} {where} failed: {reason}", object=where)

@@ -171,7 +171,7 @@ def test_the_refusal_names_no_more_than_ten_known_documents(
     encode: Encode, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """However many batches of ids hold known ones."""
-    monkeypatch.setattr("encoder_jobs.job._ID_BATCH", 4)
+    monkeypatch.setattr("encoder_jobs.job._ID_BATCH", 2)
     encode(corpus)
     grown = write_jsonl(tmp_path / "grown.jsonl", make_records(14))
 
@@ -295,7 +295,12 @@ def test_bad_records_go_to_a_file_with_their_reasons(
     assert [(bad["file"], bad["record"]) for bad in found] == [
         ("corpus.jsonl", number) for number in (3, 4, 15, 16)
     ]
-    reasons = ("broken JSON at column", "invalid UTF-8 at byte 2", "no field 'id'", "the text is an")
+    reasons = (
+        "broken JSON at column",
+        "invalid UTF-8 at byte 2",
+        "no field 'id'",
+        "the text is an",
+    )
     assert all(start in bad["reason"] for start, bad in zip(reasons, found, strict=True))
     assert "secret" not in letters.read_text(encoding="utf-8")
     assert _documents(store) == {f"doc-{number}" for number in range(12)}
@@ -389,7 +394,9 @@ def test_a_codec_of_another_width_is_refused(encode: Encode, corpus: Path, tmp_p
     assert "32" in done.err
 
 
-def test_a_filter_reads_the_metadata_of_the_corpus(encode: Encode, cli: Cli, corpus: Path, store: Path):
+def test_a_filter_reads_the_metadata_of_the_corpus(
+    encode: Encode, cli: Cli, corpus: Path, store: Path
+):
     """Columns have the types that the corpus shows."""
     encode(corpus)
     where = "year >= 2004 and year < 2008 and lang = 'de'"
@@ -427,7 +434,9 @@ def test_passages_are_deleted_by_passage_document_and_filter(
     assert _documents(store, 1) == {f"doc-{number}" for number in range(12)}
 
 
-def test_versions_can_be_listed_and_shown(encode: Encode, cli: Cli, corpus: Path, other: Path, store: Path):
+def test_versions_can_be_listed_and_shown(
+    encode: Encode, cli: Cli, corpus: Path, other: Path, store: Path
+):
     """`collection ls`, `show` and `versions`, as tables and as JSON."""
     encode(corpus)
     encode(other)

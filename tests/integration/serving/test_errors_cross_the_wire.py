@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -196,7 +197,7 @@ def test_a_write_that_cannot_be_sent_raises_its_own_error_and_commits_nothing(
     client = connect(serve(store))
     passages = [
         Passage(document_id="new-1", number=0, text="a"),
-        Passage(document_id="new-2", number=0, text="b", metadata={"bad": [1]}),  # type: ignore[dict-item]
+        Passage(document_id="new-2", number=0, text="b", metadata={"bad": [1]}),
     ]
     memories = [np.ones((2, 16), np.float32)] * 2
     with pytest.raises(MemstoreError, match="bad"):
@@ -211,6 +212,23 @@ def test_a_server_that_is_not_there_is_named(connect: Callable):
         client.search("q")
     with pytest.raises(UnavailableError):
         client.write([Passage(document_id="a", number=0, text="t")], [np.ones((1, 4), np.float32)])
+
+
+def test_tls_against_a_server_without_it_is_unavailable(
+    store: Store, serve: Callable, connect: Callable, tmp_path: Path
+):
+    """Both clients take credentials, and the error still names the address."""
+    server = serve(store)
+    credentials = grpc.ssl_channel_credentials()
+
+    async def ask() -> None:
+        async with AsyncClient(server.grpc, cache_dir=tmp_path, credentials=credentials) as client:
+            await client.search("word1")
+
+    with pytest.raises(UnavailableError, match=server.grpc):
+        connect(server, credentials=credentials).search("word1")
+    with pytest.raises(UnavailableError, match=server.grpc):
+        asyncio.run(ask())
 
 
 def test_an_answer_that_takes_too_long_is_a_deadline_error(

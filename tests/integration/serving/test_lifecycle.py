@@ -14,12 +14,15 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from memstore import Client, Passage, Store, open_store
-from memstore.errors import ConfigError, OverloadedError
+from memstore.client.requests import fetch_request
+from memstore.errors import ConfigError, CorruptionError, OverloadedError
 from memstore.types import SearchResult
+from memstore.v1 import memory_service_pb2_grpc
 
 
 class BlockedStore(Store):
@@ -155,6 +158,54 @@ def test_metrics_count_requests_bytes_and_decoded_tokens(
     assert "memstore_rpc_duration_seconds_bucket" in text
     assert "memstore_build_info{" in text
     assert "secret" not in text
+
+
+def test_stored_bytes_that_changed_are_reported_and_counted(
+    store_dir: Path, serve: Callable, connect: Callable
+):
+    """A damaged shard is a CorruptionError at the client and a figure for the operator."""
+    (shard,) = store_dir.rglob("*.arrow")
+    content = shard.read_bytes()
+    shard.unlink()  # other readers keep their mapping of the whole file
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    server = serve(open_store(store_dir))
+    with pytest.raises(CorruptionError, match=shard.stem):
+        connect(server).query(np.ones(16))
+    assert "memstore_corruption_detected_total 1.0" in httpx.get(f"{server.http}/metrics").text
+
+
+def test_a_reader_that_goes_away_leaves_its_place_to_others(
+    store: Store, serve: Callable, connect: Callable
+):
+    """A stream that is given up half-way, on either face, frees its place at the server."""
+    vectors = [np.ones((40_000, 16), np.float32)] * 4
+    passages = [Passage(document_id=f"big-{i}", number=0, text="big") for i in range(4)]
+    store.write(passages, vectors, collection="big", codec=store.codec())
+    server = serve(store, max_in_flight=1)
+    client = connect(server)
+    ids = [passage.passage_id for passage in passages]
+
+    def has_place() -> bool:
+        try:
+            return bool(client.search(np.ones(16), collection="big").hits)
+        except OverloadedError:
+            return False
+
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        request = fetch_request(ids, collection="big", version=None, decoded="float32")
+        call = stub.Fetch(request)
+        next(call)
+        call.cancel()
+    while not has_place():
+        pass
+    body = {"passage_ids": ids, "decode": "float32"}
+    headers = {"accept": "application/vnd.apache.arrow.stream"}
+    url = f"{server.http}/v1/collections/big/fetch"
+    with httpx.stream("POST", url, json=body, headers=headers) as response:
+        next(response.iter_raw())
+    while not has_place():
+        pass
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_figures_survive():
 def test_a_value_of_no_column_type_is_refused_by_name(value: object):
     """The error names the column and not the value."""
     with pytest.raises(InvalidInputError, match="'year'"):
-        messages.value_to_proto("year", value)  # type: ignore[arg-type]
+        messages.value_to_proto("year", value)
 
 
 def test_pages_keep_order_and_stay_near_their_size():

@@ -74,7 +74,7 @@ def _no_width(requests: list[pb.WriteRequest]) -> list[pb.WriteRequest]:
 
 
 def _mode(requests: list[pb.WriteRequest]) -> list[pb.WriteRequest]:
-    requests[0].header.mode = 99  # type: ignore[assignment]
+    requests[0].header.mode = 99
     return requests
 
 

@@ -68,7 +68,7 @@ def test_a_stream_runs_only_a_little_ahead_of_its_reader():
         with workers.admit() as job:
             stream = job.stream(parts)
             assert await anext(stream) == 0
-            await stream.aclose()  # type: ignore[attr-defined]
+            await stream.aclose()
         workers.close()
 
     asyncio.run(read_one())
