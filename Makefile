@@ -50,5 +50,7 @@ gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped
 proto:  ## generate memstore/v1 from proto/ with the oldest tools supported
 	$(PYTHON) -m venv build/protoc
 	build/protoc/bin/pip install --quiet 'grpcio-tools==1.75.1' 'setuptools<81'
-	build/protoc/bin/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. \
+	build/protoc/bin/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. \
 		proto/memstore/v1/*.proto
+	build/protoc/bin/python -m grpc_tools.protoc -I proto --grpc_python_out=. \
+		proto/memstore/v1/*_service.proto

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ _LARGE = "job, 24 subspaces of 4,096, codec given"
 _AUTO = "job, the layout of `auto`, codec given"
 _TRAINED = "job, `auto`: trains its codec on a sample first"
 _PARTITION_BYTES = 1 << 16
+_GATE = "decoded records equal decode(encode(bare encoder's memories)) bit by bit"
 Partitions = Sequence[Sequence[TokenizedPassage]]
 
 
@@ -60,7 +62,7 @@ class _Job:
 
 def run(context: Context) -> Outcome:
     """Encode docstrings of the standard library by each way, in turns."""
-    num_documents, num_sampled, rounds = (60, 8_192, 2) if context.quick else (1_500, 50_000, 5)
+    num_documents, num_sampled, rounds = (40, 8_192, 2) if context.quick else (800, 50_000, 5)
     use_all_cores()  # as the job does, so that the bare encoder has the same threads
     encoder = load_encoder(EncoderOptions())
     corpus = context.work / "corpus.jsonl"
@@ -69,7 +71,7 @@ def run(context: Context) -> Outcome:
     passages = [passage for partition in partitions for passage in partition]
     num_tokens = sum(len(passage.token_ids) for passage in passages)
     memories = _sample(encoder, passages, num_sampled, context.seed)
-    codecs = _codecs(memories, context)
+    codecs = _codecs(memories, context.seed)
     for name, codec in codecs.items():
         codec.save(context.work / name)
     jobs = {
@@ -97,16 +99,13 @@ def run(context: Context) -> Outcome:
         },
         tables=[_rates(seconds, num_tokens), _parts(corpus, codecs, memories, num_tokens)],
         notes=[
-            "A job is the whole of `memstore encode` in this process: scan, plan, load the encoder, "
+            "A job is all of `memstore encode` in this process: scan, plan, load the encoder, "
             "read, split, encode, quantize, write shards and receipts, commit. The bare encoder is "
             "loaded, has all passages at once, and keeps nothing.",
             "Training its codec costs `auto` one pass over at most 131,072 tokens and k-means, "
             "however long the corpus is.",
         ],
     )
-
-
-_GATE = "decoded records equal decode(encode(bare encoder's memories)) bit by bit"
 
 
 def _tokenized(corpus: Path) -> list[list[TokenizedPassage]]:
@@ -128,16 +127,14 @@ def _sample(
     return np.concatenate([b.memories for b in encoder.encode([passages[row] for row in chosen])])
 
 
-def _codecs(memories: np.ndarray, context: Context) -> dict[str, ProductCodec]:
+def _codecs(memories: np.ndarray, seed: int) -> dict[str, ProductCodec]:
     auto = choose_layout(memories.shape[1], len(memories))
     layouts = {
-        "large": (24, 1_024 if context.quick else 4_096),
+        "large": (24, 4_096),
         "auto": (auto.num_subspaces, auto.codebook_size),
     }
     return {
-        name: ProductCodec.train(
-            memories, num_subspaces=subspaces, codebook_size=size, seed=context.seed
-        )
+        name: ProductCodec.train(memories, num_subspaces=subspaces, codebook_size=size, seed=seed)
         for name, (subspaces, size) in layouts.items()
     }
 
@@ -175,33 +172,28 @@ def _rates(seconds: Timings, num_tokens: int) -> Table:
 
 
 def _parts(
-    corpus: Path, codecs: dict[str, ProductCodec], memories: np.ndarray, num_tokens: int
+    corpus: Path, codecs: Mapping[str, ProductCodec], memories: np.ndarray, num_tokens: int
 ) -> Table:
     """Time the cheap stages alone, to see where the rest of a job's time goes."""
-    quantizers = {
-        f"quantize, {codec.num_subspaces} subspaces of {codec.codebook_size:,}": codec
-        for codec in codecs.values()
+    stages: dict[str, tuple[Callable[[], object], int]] = {
+        "scan, read, split": (partial(_tokenized, corpus), num_tokens)
     }
+    for codec in codecs.values():
+        name = f"quantize, {codec.num_subspaces} subspaces of {codec.codebook_size:,}"
+        stages[name] = partial(codec.encode, memories), len(memories)
     seconds = measure(
-        {
-            "scan, read, split": lambda _turn: _tokenized(corpus),
-            **{
-                name: lambda _turn, codec=codec: codec.encode(memories)
-                for name, codec in quantizers.items()
-            },
-        },
-        rounds=3,
+        {name: partial(_ignoring_turn, stage) for name, (stage, _) in stages.items()}, rounds=3
     )
-    amounts = dict.fromkeys(quantizers, len(memories))
-    return Table(
-        title="Stages alone",
-        columns=("stage", "rate", "a million tokens"),
-        rows=[
-            (
-                name,
-                rate(taken, amounts.get(name, num_tokens), "tokens/s"),
-                spread(1e6 * taken[:, 0] / amounts.get(name, num_tokens), "s"),
-            )
-            for name, taken in seconds.items()
-        ],
-    )
+    rows = [
+        (
+            name,
+            rate(seconds[name], amount, "tokens/s"),
+            spread(1e6 * seconds[name][:, 0] / amount, "s"),
+        )
+        for name, (_, amount) in stages.items()
+    ]
+    return Table(title="Stages alone", columns=("stage", "rate", "a million tokens"), rows=rows)
+
+
+def _ignoring_turn(stage: Callable[[], object], _turn: int) -> object:
+    return stage()

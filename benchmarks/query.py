@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -27,6 +28,7 @@ _TOP_K = 8
 _FETCHED = 100
 _CLIENTS = 8
 _GATE_CALLS = 50
+_GATE = f"gRPC and embedded give the same bits, {_GATE_CALLS} calls of each kind"
 Source = Store | Client
 Ask = Callable[[Source, int], SearchResult | FetchResult]
 
@@ -85,10 +87,10 @@ def run(context: Context) -> Outcome:
             stack.enter_context(Client(served.address, cache_dir=cache)) for _ in range(_CLIENTS)
         ]
         sources: dict[str, Source] = {"embedded": open_store(built.folder), "gRPC": clients[0]}
-        gates = check(_gates(kinds, sources))
+        gates = check({_GATE: lambda: _same_answers(kinds, sources)})
         seconds = measure(
             {
-                f"{name}: {where}": lambda i, ask=ask, source=source: ask(source, i)
+                f"{name}: {where}": partial(ask, source)
                 for name, ask in kinds.items()
                 for where, source in sources.items()
             },
@@ -122,19 +124,12 @@ def run(context: Context) -> Outcome:
     )
 
 
-def _gates(kinds: dict[str, Ask], sources: dict[str, Source]) -> dict[str, Callable[[], bool]]:
-    def equal(ask: Ask) -> bool:
-        return all(
-            same_answer(*(ask(source, i) for source in sources.values()))
-            for i in range(_GATE_CALLS)
-        )
-
-    return {
-        f"{name}: gRPC and embedded give the same bits, {_GATE_CALLS} calls": (
-            lambda ask=ask: equal(ask)
-        )
-        for name, ask in kinds.items()
-    }
+def _same_answers(kinds: dict[str, Ask], sources: dict[str, Source]) -> bool:
+    return all(
+        same_answer(*(ask(source, i) for source in sources.values()))
+        for ask in kinds.values()
+        for i in range(_GATE_CALLS)
+    )
 
 
 def same_answer(one: SearchResult | FetchResult, other: SearchResult | FetchResult) -> bool:

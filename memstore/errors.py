@@ -28,6 +28,7 @@ MemstoreError
 ├── StorageError (OSError)              try again with backoff
 ├── OverloadedError                     try again after `retry_after_s`
 ├── UnavailableError (ConnectionError)  the server is not there: try again with backoff
+├── AddressInUseError (OSError)         stop the other program, or choose another port
 ├── DeadlineError (TimeoutError)        the caller decides
 ├── MissingDependencyError (ImportError) install the extra that it names
 └── InternalError                       a fault of ours: report it
@@ -76,6 +77,7 @@ class ErrorCode(StrEnum):
     DEADLINE = "DEADLINE"
     MISSING_DEPENDENCY = "MISSING_DEPENDENCY"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
+    ADDRESS_IN_USE = "ADDRESS_IN_USE"
 
 
 class MemstoreError(Exception):
@@ -306,6 +308,13 @@ class UnavailableError(MemstoreError, ConnectionError):
     http_status = 503
     exit_code = 75
     retryable = True
+
+
+class AddressInUseError(MemstoreError, OSError):
+    """A server cannot listen where it was told to."""
+
+    code = ErrorCode.ADDRESS_IN_USE
+    grpc_status = "FAILED_PRECONDITION"
 
 
 class DeadlineError(MemstoreError, TimeoutError):

@@ -463,6 +463,12 @@ class Store:
                 "search it by vector, or pass their encoder to open_store",
                 collection=manifest.collection,
             )
+        if "options" not in manifest.encoder:
+            raise EncoderMismatchError(
+                f"{where} is pinned to encoder {manifest.encoder_id[:16]}…, and nothing says where "
+                "that is; pass it to open_store, or search by vector",
+                collection=manifest.collection,
+            )
         from memstore.encoders import EncoderOptions, load_encoder
 
         encoder = load_encoder(EncoderOptions.from_dict(manifest.encoder["options"]))

@@ -92,7 +92,8 @@ class EncoderIdentity:
     interchangeable.
 
     Attributes:
-        weights_sha256, tokenizer_sha256: digests of the model's weight files and of its
+        weights_sha256, config_sha256, tokenizer_sha256: digests of the model's weight files, its
+            `config.json` (apart from names and versions) and its
             `tokenizer.json`.
         num_layers, num_frozen_layers: depth of the stack and of the frozen bottom whose output is
             the memory.
@@ -107,6 +108,7 @@ class EncoderIdentity:
 
     family: str
     weights_sha256: str
+    config_sha256: str
     tokenizer_sha256: str
     num_layers: int
     num_frozen_layers: int

@@ -17,7 +17,7 @@ from grpc_health.v1.health import aio as health_aio
 from grpc_reflection.v1alpha import reflection
 
 from memstore.client.messages import MAX_MESSAGE_BYTES
-from memstore.errors import ConfigError
+from memstore.errors import AddressInUseError
 from memstore.service import Store, open_store
 from memstore.v1 import memory_service_pb2_grpc
 from server.auth import Auth
@@ -64,7 +64,7 @@ class Server:
         """Listen, open the newest snapshots, and only then say that requests are welcome.
 
         Raises:
-            ConfigError: if a port is in use.
+            AddressInUseError: if a port is in use.
         """
         await self._set_serving(health_pb2.HealthCheckResponse.NOT_SERVING)
         http_socket = _listen(self._settings.http)
@@ -161,8 +161,8 @@ def _listen(address: str) -> socket.socket:
         raise _in_use("http", address) from err
 
 
-def _in_use(face: str, address: str) -> ConfigError:
-    return ConfigError(
+def _in_use(face: str, address: str) -> AddressInUseError:
+    return AddressInUseError(
         f"{face} {address}: the port cannot be bound; another program listens there, or the host "
         f"is not this machine's: stop it, or choose another with --{face} HOST:PORT",
         address=address,
@@ -178,7 +178,8 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal has its usual, abrupt effect.
 
     Raises:
-        ConfigError: if a port is in use, or if the address is open to others without a token.
+        AddressInUseError: if a port is in use.
+        ConfigError: if the address is open to others without a token.
         NotFoundError: if there is no store.
     """
     server = Server(open_store(settings.store, create=False), settings)

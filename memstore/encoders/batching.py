@@ -25,7 +25,7 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         if not batches or len(batches[-1]) == capacity:
             batches.append([])
-            capacity = max(1, token_budget // lengths[row])  # the first is the longest
+            capacity = max(1, token_budget // max(1, lengths[row]))  # the first is the longest
         batches[-1].append(row)
     return batches
 

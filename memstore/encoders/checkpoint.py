@@ -21,6 +21,7 @@ from memstore.types import canonical_json
 _SINGLE_FILE = "model.safetensors"
 _INDEX_FILE = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
+_PROVENANCE = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 _POOLING_MODULES = {"Transformer", "Pooling", "Normalize"}
 
 
@@ -80,6 +81,18 @@ class Checkpoint:
         if len(digests) == 1:
             return next(iter(digests.values()))
         return hashlib.sha256(canonical_json(digests)).hexdigest()
+
+    @property
+    def config_sha256(self) -> str:
+        """Digest of the config's canonical JSON, without what does not touch the output."""
+        config = {key: value for key, value in self.config.items() if key not in _PROVENANCE}
+        return hashlib.sha256(canonical_json(config)).hexdigest()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of weights, config and tokenizer together."""
+        parts = [self.weights_sha256, self.config_sha256, self.tokenizer_sha256]
+        return hashlib.sha256(canonical_json(parts)).hexdigest()
 
     @property
     def pooling(self) -> str:

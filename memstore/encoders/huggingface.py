@@ -1,7 +1,7 @@
 """Memories from the bottom of a Hugging Face encoder, retrieval vectors from its top.
 
-Source: LUMEN (arXiv 2301.10448), section 3: the memory is the output of the first (1 - live
-    fraction) of the layers.
+Source: LUMEN (arXiv 2301.10448): the memory is the output of the first (1 - live fraction) of the
+layers.
 """
 
 from __future__ import annotations

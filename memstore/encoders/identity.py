@@ -42,6 +42,7 @@ class EncoderPlan:
         return EncoderIdentity(
             family=checkpoint.family.model_type,
             weights_sha256=checkpoint.weights_sha256,
+            config_sha256=checkpoint.config_sha256,
             tokenizer_sha256=checkpoint.tokenizer_sha256,
             num_layers=checkpoint.num_layers,
             num_frozen_layers=self.num_frozen_layers,
@@ -52,7 +53,7 @@ class EncoderPlan:
             template=options.template,
             special_tokens="kept",
             pooling=retriever.pooling,
-            retriever_sha256=retriever.weights_sha256 if self.has_own_retriever else "",
+            retriever_sha256=retriever.sha256 if self.has_own_retriever else "",
         )
 
 

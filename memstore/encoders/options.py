@@ -12,9 +12,9 @@ from fractions import Fraction
 from typing import Any
 
 from memstore.errors import ConfigError
+from memstore.text import TEMPLATES
 
 DEFAULT_SOURCE = "all-MiniLM-L6-v2"
-TEMPLATES = ("{text}", "{title} {text}")
 _FRACTION = re.compile(r"[0-9]{1,6}(/[1-9][0-9]{0,5}|\.[0-9]{1,9})?")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from memstore import text
 from memstore.encoders.checkpoint import Checkpoint
 from memstore.encoders.identity import plan_encoder
 from memstore.encoders.options import EncoderOptions
-from memstore.errors import ConfigError, CorruptionError, MissingDependencyError
+from memstore.errors import ConfigError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,11 +23,9 @@ def load_splitter(options: EncoderOptions) -> PassageSplitter:
         ConfigError: if the special tokens leave no room in a window; and as `plan_encoder`.
         EncoderNotFoundError, CorruptionError, MissingDependencyError: as `plan_encoder`.
     """
-    from memstore.text.windows import TokenWindowSplitter
-
     checkpoint = plan_encoder(options).checkpoint
     prefix_ids, suffix_ids = special_ids(load_tokenizer(checkpoint))
-    return TokenWindowSplitter(
+    return text.TokenWindowSplitter(
         checkpoint.tokenizer_file,
         window_tokens=options.window_tokens,
         stride_tokens=options.stride_tokens,
@@ -40,30 +39,10 @@ def load_tokenizer(checkpoint: Checkpoint, *, max_tokens: int | None = None) -> 
     """Return the tokenizer with its file's own padding off, and truncation to `max_tokens` or none.
 
     Raises:
-        CorruptionError: if `tokenizer.json` does not parse.
-        MissingDependencyError: if the `tokenizers` package is not installed.
+        ConfigError, MissingDependencyError: as `text.load_tokenizer`.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as err:
-        raise MissingDependencyError(
-            'package tokenizers is not installed; run "pip install memstore[models]"',
-            extra="models",
-        ) from err
-    path = checkpoint.tokenizer_file
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as err:  # the library raises no class of its own
-        raise CorruptionError(
-            f"{path}: the tokenizers library cannot read it; download the checkpoint again",
-            object=path,
-        ) from err
-    tokenizer.no_padding()
-    # "[SEP]" or "</s>" written out in a question is text, as it is in a passage.
-    tokenizer.encode_special_tokens = True
-    if max_tokens is None:
-        tokenizer.no_truncation()
-    else:
+    tokenizer = text.load_tokenizer(checkpoint.tokenizer_file)
+    if max_tokens is not None:
         tokenizer.enable_truncation(max_tokens)
     return tokenizer
 

@@ -59,10 +59,8 @@ def check_collection_name(name: str) -> None:
 
 def list_collections(store: ObjectStore) -> list[str]:
     """Return the names of the collections that have at least one version, sorted."""
-    names = {key.split("/")[0] for key in store.list("") if "/versions/" in key}
-    return sorted(
-        name for name in names if _NAME.fullmatch(name) and Collection(store, name).latest_version()
-    )
+    names = [name for name in store.folders() if _NAME.fullmatch(name)]
+    return [name for name in names if Collection(store, name).latest_version()]
 
 
 class Collection:

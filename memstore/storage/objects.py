@@ -14,7 +14,7 @@ import errno
 import mmap
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -78,6 +78,10 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below a folder (`prefix` ends with `/`), in no order."""
+        ...
+
+    def folders(self) -> Sequence[str]:
+        """Return the names of the folders at the top, sorted."""
         ...
 
     def modified_at(self, key: str) -> float:
@@ -223,6 +227,12 @@ class PosixStore:
         for path in folder.rglob("*"):
             if path.is_file():
                 yield path.relative_to(self._root).as_posix()
+
+    def folders(self) -> Sequence[str]:
+        """See `ObjectStore.folders`."""
+        if not self._root.is_dir():
+            return []
+        return sorted(path.name for path in self._root.iterdir() if path.is_dir())
 
     def modified_at(self, key: str) -> float:
         """See `ObjectStore.modified_at`."""

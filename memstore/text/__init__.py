@@ -20,11 +20,12 @@ from memstore.text.metadata import (
 from memstore.text.partitions import Partition, Slice, read_partition
 from memstore.text.records import BadRecord, RecordFields
 from memstore.text.scanning import CorpusScan, FileDigest, scan
-from memstore.text.windows import TokenWindowSplitter
+from memstore.text.windows import TEMPLATES, TokenWindowSplitter, load_tokenizer
 
 __all__ = [
     "LAYOUTS",
     "RESERVED_COLUMNS",
+    "TEMPLATES",
     "BadRecord",
     "ColumnTypes",
     "Corpus",
@@ -38,6 +39,7 @@ __all__ = [
     "check_column_name",
     "coerce_metadata",
     "coerce_row",
+    "load_tokenizer",
     "open_corpus",
     "read_partition",
     "scan",

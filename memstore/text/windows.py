@@ -64,7 +64,7 @@ class TokenWindowSplitter:
         self._prefix = np.array(prefix_ids, dtype=np.int32)
         self._suffix = np.array(suffix_ids, dtype=np.int32)
         self._check_sizes(window_tokens)
-        self._tokenizer = _load_tokenizer(Path(tokenizer_file))
+        self._tokenizer = load_tokenizer(Path(tokenizer_file))
 
     def _check_sizes(self, window_tokens: int) -> None:
         least_text = self._text_tokens - self._title_tokens
@@ -141,7 +141,13 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
         start = end
 
 
-def _load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Return a tokenizer without truncation and padding.
+
+    Raises:
+        ConfigError: if the file is no tokenizer. EncoderNotFoundError: if there is no such file.
+        MissingDependencyError: if the tokenizers library is not installed.
+    """
     try:
         from tokenizers import Tokenizer
     except ImportError as err:
@@ -156,6 +162,6 @@ def _load_tokenizer(path: Path) -> Tokenizer:
         raise ConfigError(f"{path}: not a tokenizer.json: {err}") from err
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # "[SEP]" or "</s>" written out in a document is text: it must not end the passage.
+    # "[SEP]" or "</s>" written out is text: it must not end the passage.
     tokenizer.encode_special_tokens = True
     return tokenizer

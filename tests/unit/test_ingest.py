@@ -91,12 +91,12 @@ def test_retrieval_vectors_may_be_brought(
     empty: Store, make_memories: MakeMemories, codec: ProductCodec, dtype: type
 ) -> None:
     """Of any width and numeric type; they are scaled to unit length."""
-    embeddings = np.array([[3, 4, 0], [0, 0, 9]], dtype)
+    embeddings: np.ndarray = np.array([[3, 4, 0], [0, 0, 9]], dtype)
 
     empty.write(*make_memories(["a#0", "b#1"]), embeddings=embeddings, codec=codec)
 
     stored = empty.collection("default").snapshot().embeddings()
-    np.testing.assert_allclose(stored, [[0.6, 0.8, 0], [0, 0, 1]], atol=1e-3)
+    np.testing.assert_allclose(stored, np.array([[0.6, 0.8, 0], [0, 0, 1]]), atol=1e-3)
     assert empty.collection_info().embedding_dim == 3
 
 
@@ -106,7 +106,7 @@ def test_memories_may_be_of_any_float(
 ) -> None:
     """They are quantized as float32."""
     passages, memories = make_memories(["a#0"])
-    narrow = memories[0].astype(dtype)
+    narrow: np.ndarray = memories[0].astype(dtype)
 
     empty.write(passages, [narrow], codec=codec)
 

@@ -38,6 +38,7 @@ class LengthEncoder:
         self.identity = EncoderIdentity(
             family="length",
             weights_sha256=weights * 64,
+            config_sha256="0" * 64,
             tokenizer_sha256="0" * 64,
             num_layers=1,
             num_frozen_layers=1,
@@ -64,7 +65,8 @@ def _question(store: Store, passage_id: str) -> np.ndarray:
     collection = store.collection("default")
     snapshot = collection.snapshot()
     row = snapshot.column("passage_id").to_pylist().index(passage_id)
-    return snapshot.embeddings()[row].astype(np.float32)
+    question: np.ndarray = snapshot.embeddings()[row].astype(np.float32)
+    return question
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def test_an_unknown_passage_is_not_found(store: Store) -> None:
     """Nor is a deleted one."""
     store.delete(passage_ids=["a#0"])
 
-    with pytest.raises(PassageNotFoundError, match="1 of 2 passages .* 'a#0'"):
+    with pytest.raises(PassageNotFoundError, match=r"1 of 2 passages .* 'a#0'"):
         store.fetch(["a#0", "a#1"])
 
 
@@ -416,7 +418,7 @@ def test_a_source_that_holds_another_encoder_is_refused(
     """A checkpoint that was changed in its place would give other vectors."""
     monkeypatch.setattr(memstore.encoders, "load_encoder", lambda _: LengthEncoder("1"))
 
-    with pytest.raises(EncoderMismatchError, match="pinned to encoder .*'somewhere' is now"):
+    with pytest.raises(EncoderMismatchError, match=r"pinned to encoder .*'somewhere' is now"):
         sourced.search("text")
 
 

@@ -45,7 +45,7 @@ def test_a_port_in_use_is_named(face: str, store: Store, serve: Callable):
     """A second server on the same port is refused with the address and the option to change."""
     first = serve(store)
     taken = getattr(first.server, f"{face}_address")
-    with pytest.raises(ConfigError, match=rf"{taken}.*--{face}"):
+    with pytest.raises(AddressInUseError, match=rf"{taken}.*--{face}"):
         serve(store, **{face: taken})
 
 

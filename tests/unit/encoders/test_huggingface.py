@@ -15,7 +15,7 @@ import transformers
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter, read_identity
 from memstore.encoders.huggingface import CPU_TOKEN_BUDGET
 from memstore.encoders.sources import resolve_source
-from memstore.errors import ConfigError, MissingDependencyError
+from memstore.errors import ConfigError, MissingDependencyError, ShapeError
 from memstore.types import Document, EncodedBatch, MemoryEncoder, TokenizedPassage
 
 SaveCheckpoint = Callable[..., Path]
@@ -80,6 +80,14 @@ def test_no_texts_give_no_vectors(minilm: MemoryEncoder) -> None:
 def test_no_passages_give_no_batches(minilm: MemoryEncoder) -> None:
     """An empty partition is no error."""
     assert list(minilm.encode([])) == []
+
+
+def test_passage_without_tokens_is_refused(
+    minilm: MemoryEncoder, make_passages: MakePassages
+) -> None:
+    """It would have no memory and no direction."""
+    with pytest.raises(ShapeError, match="without tokens"):
+        list(minilm.encode(make_passages([0])))
 
 
 def test_identity_is_that_of_the_options(minilm: MemoryEncoder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from memstore.encoders import EncoderOptions, read_identity
+from memstore.encoders.checkpoint import open_checkpoint
 from memstore.errors import ConfigError
 
 SaveCheckpoint = Callable[..., Path]
@@ -67,7 +69,7 @@ def test_retriever_is_part_of_the_identity(save_checkpoint: SaveCheckpoint) -> N
     assert same == plain
     assert other.id != plain.id
     assert (other.memory_dim, other.embedding_dim) == (32, 16)
-    assert other.retriever_sha256 == read_identity(EncoderOptions(source=retriever)).weights_sha256
+    assert other.retriever_sha256 == open_checkpoint(retriever).sha256
 
 
 def test_identity_does_not_depend_on_where_the_checkpoint_lies(
@@ -92,3 +94,22 @@ def test_identity_and_splitter_need_no_torch() -> None:
     )
 
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_identity_changes_with_the_config_but_not_with_its_provenance(
+    save_checkpoint: SaveCheckpoint,
+) -> None:
+    """The same weights under another activation are another encoder; another file name is not."""
+    folder = save_checkpoint("bert")
+    options = EncoderOptions(source=str(folder))
+    before = read_identity(options).id
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+
+    path.write_text(json.dumps({**config, "_name_or_path": "elsewhere"}))
+    renamed = read_identity(options).id
+    path.write_text(json.dumps({**config, "hidden_act": "relu"}))
+    changed = read_identity(options).id
+
+    assert renamed == before
+    assert changed != before

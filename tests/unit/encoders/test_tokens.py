@@ -13,7 +13,7 @@ from tokenizers.normalizers import Replace
 from memstore.encoders import EncoderOptions, load_splitter
 from memstore.encoders.checkpoint import open_checkpoint
 from memstore.encoders.tokens import load_tokenizer, special_ids
-from memstore.errors import ConfigError, CorruptionError
+from memstore.errors import ConfigError
 from memstore.types import Document
 
 SaveCheckpoint = Callable[..., Path]
@@ -53,12 +53,12 @@ def test_padding_and_truncation_of_the_file_are_off(save_checkpoint: SaveCheckpo
     assert len(tokenizer.encode("the sea " * 20).ids) == 42
 
 
-def test_unreadable_tokenizer_is_corruption(save_checkpoint: SaveCheckpoint) -> None:
+def test_unreadable_tokenizer_is_named(save_checkpoint: SaveCheckpoint) -> None:
     """A file that the tokenizers library refuses is named."""
     folder = save_checkpoint("bert")
     (folder / "tokenizer.json").write_text("{}")
 
-    with pytest.raises(CorruptionError, match=r"tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
         load_tokenizer(open_checkpoint(str(folder)))
 
 

@@ -240,5 +240,5 @@ def test_nothing_is_deleted_when_a_kept_version_cannot_be_read(
 @pytest.mark.parametrize(("keep_versions", "grace_s"), [(0, 0), (-1, 0), (1, -1)])
 def test_a_bad_request_is_refused(three: Collection, keep_versions: int, grace_s: float) -> None:
     """One version at least is kept."""
-    with pytest.raises(ConfigError, match="keep_versions .* and grace_s"):
+    with pytest.raises(ConfigError, match=r"keep_versions .* and grace_s"):
         gc(three, keep_versions=keep_versions, grace_s=grace_s)

@@ -1,4 +1,4 @@
-"""What the POSIX store alone promises: the order of its system calls, and errors for their failures."""
+"""What the POSIX store alone promises: the order of its system calls, errors when they fail."""
 
 from __future__ import annotations
 

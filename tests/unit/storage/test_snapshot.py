@@ -78,7 +78,8 @@ def test_rows_are_found_by_a_columns_value(snapshot: Snapshot) -> None:
     """Live rows only, rising; values that are not there find nothing."""
 
     def found(column: str, values: list[str]) -> list[int]:
-        return snapshot.rows_with(column, pa.array(values, pa.string())).tolist()
+        rows: list[int] = snapshot.rows_with(column, pa.array(values, pa.string())).tolist()
+        return rows
 
     assert found("passage_id", ["d#2", "a#0", "a#1", "nothing"]) == [0, 14]
     assert found("document_id", ["d", "e"]) == [12, 14, 15, 16]
