@@ -44,7 +44,7 @@ bench: $(VENV)/.dev  ## benchmarks; JSON in benchmarks/results
 
 .PHONY: gpu
 gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped
-	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -m gpu -q tests
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider -m gpu -q tests/unit/encoders
 
 .PHONY: proto
 proto:  ## generate memstore/v1 from proto/ with the oldest tools supported

@@ -48,7 +48,7 @@ def run(context: Context) -> Outcome:
     """Encode the abstracts by CLI, ask the served store every query, and compare."""
     collection = read_cranfield(context.data)
     if context.quick:
-        collection = collection.head(100)
+        collection = collection.head(30)
     corpus, store = context.work / "corpus.jsonl", context.work / "store"
     collection.write_corpus(corpus)
     report = _encode(corpus, store)
@@ -70,7 +70,7 @@ def run(context: Context) -> Outcome:
         errors = _memory_errors(client, exact, context.seed)
     truth = {query: exact.scores(text) for query, text in collection.queries.items()}
     for name, scores in ((_SERVICE, ranking), (_EXACT, truth)):
-        write_run(context.results / f"cranfield.{name}.run", scores, name)
+        write_run(context.files / f"cranfield.{name}.run", scores, name)
     return Outcome(
         gates=gates,
         settings={
@@ -87,7 +87,8 @@ def run(context: Context) -> Outcome:
             "The store keeps retrieval vectors in float16, and searches a collection of this size "
             "exactly; what it compresses are the memories, whose error stands in the second "
             "table.",
-            f"The rankings are in cranfield.{_SERVICE}.run and cranfield.{_EXACT}.run.",
+            f"The rankings are left in benchmarks/results/local/ as cranfield.{_SERVICE}.run and "
+            f"cranfield.{_EXACT}.run.",
         ],
     )
 
@@ -155,7 +156,7 @@ def _first(scores: Mapping[str, float]) -> set[str]:
 
 
 def _memory_errors(client: Client, exact: _Uncompressed, seed: int) -> tuple[float, float, int]:
-    """Return centred relative MSE and mean cosine of served memories, and how many were compared."""
+    """Return centred relative MSE and mean cosine of served memories, and their number."""
     rng = np.random.default_rng(seed)
     count = min(_SAMPLED_PASSAGES, len(exact.passages))
     chosen = [exact.passages[row] for row in rng.choice(len(exact.passages), count, replace=False)]

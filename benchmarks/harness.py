@@ -79,14 +79,14 @@ class Context:
         quick: sizes that only show that the code runs; the figures mean nothing.
         data: folder of the evaluation data, if the user named one.
         work: an empty folder that is deleted afterwards.
-        results: folder for files that a benchmark leaves beside its JSON.
+        files: folder for what a benchmark leaves beside its JSON; git ignores it.
         seed: of every random choice.
     """
 
     quick: bool
     data: Path | None
     work: Path
-    results: Path
+    files: Path
     seed: int = 0
 
 

@@ -1,6 +1,6 @@
 """Exact search against an inverted file, by number of passages: chooses `IVF_ROWS` and `nprobe`.
 
-Vectors: docstring passages embedded by the default encoder, then copied and jittered up to N: a
+Vectors: Docstring passages embedded by the default encoder, then copied and jittered up to N: a
 copy is its original plus Gaussian noise of 0.6 times its length, scaled to unit length (cosine 0.86
 to the original). Questions are embeddings of other passages, which are not among the originals.
 """
@@ -141,7 +141,7 @@ def _compare(
                 name,
                 *(each[name] for each in latencies),
                 sum(shared) / (_TOP_K * len(questions)),
-                "–" if name == "exact" else build,
+                "" if name == "exact" else build,
                 f"{sizes[name] / 2**20:,.0f} MiB",
             )
         )

@@ -73,10 +73,10 @@ def read_cranfield(data: Path | None) -> TestCollection:
 
 
 def write_run(path: Path, ranking: Ranking, name: str) -> None:
-    """Write a ranking in TREC's six columns."""
+    """Write the first 100 documents of each query in TREC's six columns."""
     with path.open("w", encoding="utf-8") as file:
         for query, scores in ranking.items():
-            best = sorted(scores, key=lambda document: (-scores[document], document))
+            best = sorted(scores, key=lambda document: (-scores[document], document))[:100]
             file.writelines(
                 f"{query} Q0 {document} {rank} {scores[document]:.6f} {name}\n"
                 for rank, document in enumerate(best, 1)

@@ -1,9 +1,9 @@
 """The job from end to end: plan, prepare, encode, commit. Every step can be cut off and run again.
 
-1. Plan: one pass over the input finds its digest, duplicates, bad records, metadata columns and
-partitions. 2. Prepare: pin codec and dictionary (`prepare.py`). 3. Encode: each partition becomes a
-shard and a receipt; partitions that have a receipt are not touched again. 4. Commit: one manifest
-publishes all shards. A job whose shards are in the newest version is finished.
+- Plan: one pass over the input finds digests, duplicates, bad records, metadata types, partitions.
+- Prepare: pin codec and dictionary (`prepare.py`).
+- Encode: a partition becomes a shard and a receipt; what has a receipt is not touched again.
+- Commit: one manifest publishes all shards. A job is finished when the newest version names them.
 """
 
 from __future__ import annotations
@@ -166,6 +166,7 @@ class Job:
         job.drop_lost()
         self._check_codec(job, base)
         job.put_spec(spec)
+        job.forget_attempts()
         todo = [partition for partition in partitions if partition.index not in receipts]
         num_tokens = self._announce(spec, todo, base)
         runner = make_runner(ray)

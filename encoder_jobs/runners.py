@@ -7,6 +7,7 @@ A row of the Ray dataset is a partition, never a passage: token ids cross the ob
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -14,16 +15,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 from encoder_jobs.prepare import Speed, Step, prepare_job
 from encoder_jobs.spec import JobPlace, JobSpec, Receipt
 from encoder_jobs.stages import PartitionEncoder, TokenizedPartition, cached_splitter, tokenize
-from memstore.errors import ConfigError, MemstoreError, MissingDependencyError, UnavailableError
+from memstore.errors import (
+    ConfigError,
+    InternalError,
+    MemstoreError,
+    MissingDependencyError,
+    UnavailableError,
+    error_class,
+)
 from memstore.text import Partition
 
 _TOKENIZER_CPUS = 0.5
+_MAX_ATTEMPTS = 4  # Ray itself would give a partition that ends its workers to new ones for ever
 
 
 class Runner(Protocol):
@@ -104,14 +112,17 @@ class RayRunner:
     def num_encoders(self) -> int:
         """One encoder a GPU; without GPUs one a machine, which uses its cores as threads."""
         num_gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        return num_gpus or len(self._ray.nodes())
+        return num_gpus or sum(node["Alive"] for node in self._ray.nodes())
 
     def prepare(self, place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed]:
         """See `Runner.prepare`; a remote task with an encoder's resources streams it back."""
-        task = self._ray.remote(prepare_job).options(num_returns="streaming", **self._worker())
-        with _typed_errors():
-            for step in task.remote(place, sampled):
-                yield self._ray.get(step)
+        task = self._ray.remote(prepare_steps).options(num_returns="streaming", **self._worker())
+        with _lost_workers():
+            for ref in task.remote(place, sampled):
+                step = self._ray.get(ref)
+                if isinstance(step, str):
+                    raise _unpack_error(step)
+                yield step
 
     def encode(
         self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
@@ -127,8 +138,10 @@ class RayRunner:
             concurrency=min(len(rows), self.num_encoders),
             **self._worker(),
         )
-        with _typed_errors():
+        with _lost_workers():
             for row in receipts.iter_rows():
+                if row["error"]:
+                    raise _unpack_error(row["error"])
                 yield Receipt.from_dict(json.loads(row["receipt"]))
 
     def close(self) -> None:
@@ -156,10 +169,14 @@ def check_runner(ray: str) -> None:
     """
     if not ray:
         raise ConfigError("--ray is empty; wanted 'none', 'local' or the address of a Ray cluster")
-    if ray != "none" and find_spec("ray") is None:
-        raise MissingDependencyError(
-            f"--ray {ray} needs Ray; install it with: pip install 'memstore[jobs]'", extra="jobs"
-        )
+    if ray != "none":
+        try:
+            importlib.import_module("ray")
+        except ModuleNotFoundError as err:
+            raise MissingDependencyError(
+                f"--ray {ray} needs {err.name!r}; install it with: pip install 'memstore[jobs]'",
+                extra="jobs",
+            ) from err
 
 
 def make_runner(ray: str) -> Runner:
@@ -189,35 +206,88 @@ def _cached_spec(place: JobPlace) -> JobSpec:
     return place.open().spec()
 
 
+def prepare_steps(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed | str]:
+    """Ray task: `prepare_job`; an error is the last thing that it yields."""
+    try:
+        yield from prepare_job(place, sampled)
+    except MemstoreError as err:
+        yield _pack_error(err)
+
+
 def tokenize_row(row: dict[str, Any], place: JobPlace) -> dict[str, Any]:
-    """Ray task: partition in, tokenized partition out."""
-    spec = _cached_spec(place)
-    splitter = cached_splitter(spec.options.encoder)
-    partition = Partition.from_dict(json.loads(row["partition"]))
-    return {"tokenized": tokenize(partition, splitter, spec.metadata_columns).to_bytes()}
+    """Ray task: partition in, tokenized partition or an error out."""
+    try:
+        spec = _cached_spec(place)
+        splitter = cached_splitter(spec.options.encoder)
+        partition = Partition.from_dict(json.loads(row["partition"]))
+        tokenized = tokenize(partition, splitter, spec.metadata_columns)
+    except MemstoreError as err:
+        return {"tokenized": b"", "error": _pack_error(err)}
+    return {"tokenized": tokenized.to_bytes(), "error": ""}
 
 
 class EncodeRow:
-    """Ray actor: tokenized partition in, receipt out."""
+    """Ray actor: tokenized partition in, receipt or an error out."""
 
     def __init__(self, place: JobPlace) -> None:
-        self._encoder = PartitionEncoder(place)
+        self._place = place
+        self._encoder: PartitionEncoder | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Encode and store one partition."""
-        receipt = self._encoder(TokenizedPartition.from_bytes(row["tokenized"]))
-        return {"receipt": json.dumps(receipt.to_dict())}
+        if row["error"]:
+            return {"receipt": "", "error": row["error"]}
+        try:
+            receipt = self._encode(TokenizedPartition.from_bytes(row["tokenized"]))
+        except MemstoreError as err:
+            return {"receipt": "", "error": _pack_error(err)}
+        return {"receipt": json.dumps(receipt.to_dict()), "error": ""}
+
+    def _encode(self, partition: TokenizedPartition) -> Receipt:
+        job = self._place.open()
+        attempts = job.begin(partition.number)
+        if attempts > _MAX_ATTEMPTS:
+            raise InternalError(
+                f"partition {partition.number} of job {job.job_id}: {_MAX_ATTEMPTS} workers ended "
+                f"while encoding it{_span(partition)}; give them more memory or mend the input, "
+                "then run the same command again"
+            )
+        # Built here: of an error in an actor's constructor Ray keeps no more than the text.
+        self._encoder = self._encoder or PartitionEncoder(self._place)
+        receipt = self._encoder(partition)
+        job.forget_attempts(partition.number)
+        return receipt
+
+
+def _span(partition: TokenizedPartition) -> str:
+    if not partition.passages:
+        return ""
+    first, last = partition.passages[0].passage, partition.passages[-1].passage
+    return f" (documents {first.document_id!r} to {last.document_id!r})"
+
+
+# Errors cross Ray as values: raised in a worker, they would be wrapped, logged, and tried again.
+def _pack_error(err: MemstoreError) -> str:
+    return json.dumps([err.code, err.message, err.details])
+
+
+def _unpack_error(packed: str) -> MemstoreError:
+    code, message, details = json.loads(packed)
+    return error_class(code)(message, **details)
 
 
 @contextmanager
-def _typed_errors() -> Iterator[None]:
-    """Raise the `MemstoreError` that a worker raised, not Ray's wrapping of it."""
+def _lost_workers() -> Iterator[None]:
+    """Name what ends a job when no worker raised anything: workers or machines that went away."""
+    from ray.exceptions import RayError, RayTaskError
+
     try:
         yield
-    except Exception as err:
-        cause: BaseException | None = err
-        while cause is not None and not isinstance(cause, MemstoreError):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
-            raise
-        raise cause from None
+    except RayTaskError:  # a worker's own exception: a fault of ours, with its traceback
+        raise
+    except RayError as err:
+        reason = str(err).strip().splitlines()[0]
+        raise UnavailableError(
+            f"Ray gave up, {type(err).__name__}: {reason}; what is encoded is kept: run the same "
+            "command again, with more memory if workers were killed for it"
+        ) from err

@@ -2,19 +2,21 @@
 collection.
 
 ```
-jobs/<job-id>/spec.json               options and input digests; create-only
-              pins.json               codec and text dictionary that every shard of the job uses;
-              create-only receipts/<n>.json       partition n is stored: its shard and its bad
-              records; create-only dead_letters.jsonl      all bad records with their reasons
+jobs/<job-id>/spec.json           options, encoder and input digests
+              pins.json           codec and text dictionary that every shard of the job uses
+              receipts/<n>.json   partition n is stored: its shard and its bad records
+              attempts/<n>/       Ray workers that have begun partition n and not come to an end
+              dead_letters.jsonl  all bad records with their reasons
 ```
 
-The job id is the digest of options and input content: the same command on the same corpus is the
-    same job.
+The job id is the digest of options, encoder and input content: the same command on the same corpus
+is the same job.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -210,6 +212,21 @@ class JobFolder:
             receipt.partition: receipt for receipt in self._all_receipts() if self._is_kept(receipt)
         }
 
+    def begin(self, partition: int) -> int:
+        """Note that a worker begins a partition; return how many have without an end, it
+        included.
+        """
+        for attempt in itertools.count(1):
+            if self.collection.store.put(self._key(f"{_attempts(partition)}{attempt}"), b""):
+                break
+        return attempt
+
+    def forget_attempts(self, partition: int | None = None) -> None:
+        """Forget who began a partition, or any; it came to an end, or another run tries."""
+        below = "attempts/" if partition is None else _attempts(partition)
+        for key in list(self.collection.store.list(self._key(below))):
+            self.collection.store.delete(key)
+
     def drop_lost(self) -> None:
         """Delete records of what was collected as garbage: it is to be done again."""
         has_lost_pins = self._has_lost_pins()
@@ -256,6 +273,10 @@ class JobFolder:
     def _get(self, name: str) -> dict[str, Any]:
         key = self._key(name)
         return unseal(self.collection.store.get(key), key)
+
+
+def _attempts(partition: int) -> str:
+    return f"attempts/{partition:08d}/"
 
 
 def _receipt_name(partition: int) -> str:

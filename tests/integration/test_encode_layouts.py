@@ -161,7 +161,4 @@ def test_fields_of_generic_records_can_be_named(encode: Callable[..., Done], tmp
     assert done.code == 0
     (passage,) = _stored(tmp_path / "store")
     assert (passage.passage_id, passage.title, passage.text) == ("7#0", "sea", "cold water")
-    assert dict(passage.metadata) == {
-        "id": "x",
-        "tags": json.dumps(["a", "b"], separators=(",", ":")),
-    }
+    assert passage.metadata == {"id": "x", "tags": '["a","b"]'}

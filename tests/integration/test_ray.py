@@ -1,7 +1,9 @@
-"""The encoding job through a local Ray: the same shards as in one process, and failures that end."""
+"""The encoding job through a local Ray: the same shards as in one process; failures that end."""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import pytest
 from encoder_jobs.runners import RayRunner
 from encoder_jobs.spec import JobPlace
 from memstore import ProductCodec
-from memstore.errors import CorruptionError, InvalidInputError, ShapeError
+from memstore.errors import CorruptionError, InternalError, InvalidInputError, ShapeError
 from memstore.text import Partition, open_corpus, scan
 from tests.integration.conftest import Done
+from tests.processes import command_of, descendants, end
 from tests.tiny import WORDS, make_records, published, save_encoder, write_jsonl
 
 pytestmark = pytest.mark.ray
@@ -114,5 +117,33 @@ def test_a_poison_partition_ends_the_job_with_its_own_error(
 
     assert done.code == ShapeError.exit_code
     assert done.err.splitlines()[-1].startswith("error: ")
-    assert "vocabulary" in done.err
+    assert "token ids" in done.err
     assert not list((tmp_path / "store").glob("default/versions/*"))
+
+
+@pytest.mark.slow
+def test_a_partition_that_ends_its_workers_is_not_tried_for_ever(
+    ray_runner: RayRunner, place: JobPlace, corpus: Path
+):
+    """Every encoder is killed as soon as it is there: the job gives up, and says what to do."""
+    stopped = threading.Event()
+    killed: set[int] = set()
+
+    def is_encoding(command: str) -> bool:
+        return "EncodeRow" in command and "submit" in command
+
+    def kill_encoders() -> None:
+        while not stopped.wait(0.05):
+            found = {pid for pid in descendants(os.getpid()) if is_encoding(command_of(pid))}
+            killed.update(found)
+            end(sorted(found))
+
+    hunter = threading.Thread(target=kill_encoders)
+    hunter.start()
+    try:
+        with pytest.raises(InternalError, match=r"4 workers ended while encoding it .*'doc-"):
+            list(ray_runner.encode(place, place.open().spec(), _planned(corpus)))
+    finally:
+        stopped.set()
+        hunter.join()
+    assert 4 <= len(killed) < 20

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -87,8 +87,10 @@ class CollectionModel(RuleBasedStateMachine):
         assert version == self._newest
         self._versions[version] = rows
 
-    def _write(self, handle: int, mode: str, names: list[str], seed: int) -> tuple[int, int, int]:
-        result = self._stores[handle].write(
+    def _write(
+        self, store: Store | int, mode: str, names: list[str], seed: int
+    ) -> tuple[int, int, int]:
+        result = (self._stores[store] if isinstance(store, int) else store).write(
             [_passage(name, seed) for name in names],
             [_memory(name, seed) for name in names],
             mode=mode,  # type: ignore[arg-type]
@@ -166,6 +168,17 @@ class CollectionModel(RuleBasedStateMachine):
         for version in dropped:
             del self._versions[version]
 
+    @rule(names=ids, seed=seeds, num_commits=st.integers(1, 3))
+    def another_process_works(self, names: list[str], seed: int, num_commits: int) -> None:
+        """It makes some versions and collects all but the last, behind the back of the others."""
+        store = open_store(self._folder)
+        for _ in range(num_commits):
+            self._committed(
+                self._write(store, "replace", names, seed)[0], dict.fromkeys(names, seed)
+            )
+        store.gc(keep_versions=1, grace_s=0, dry_run=False)
+        self._versions = {self._newest: self._rows}
+
     @rule(handle=handles)
     def reopen(self, handle: int) -> None:
         """A process ends and another begins."""
@@ -235,8 +248,13 @@ TestFewSteps.settings = settings(
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],  # a failure is printed as it was found; the long run shrinks its own
 )
-TestManySteps = pytest.mark.slow(LongCollectionModel.TestCase)
+TestManySteps = pytest.mark.slow(pytest.mark.timeout(1800)(LongCollectionModel.TestCase))
 TestManySteps.settings = settings(
-    TestFewSteps.settings, max_examples=150, stateful_step_count=50, derandomize=False
+    TestFewSteps.settings,
+    max_examples=100,
+    stateful_step_count=50,
+    derandomize=False,
+    phases=[Phase.generate, Phase.shrink],
 )

@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from memstore import Client, Passage, Store, open_store
 from memstore.client.requests import fetch_request
-from memstore.errors import ConfigError, CorruptionError, OverloadedError
+from memstore.errors import AddressInUseError, CorruptionError, OverloadedError
 from memstore.types import SearchResult
 from memstore.v1 import memory_service_pb2_grpc
 

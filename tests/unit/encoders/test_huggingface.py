@@ -198,13 +198,15 @@ def test_missing_torch_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_gpu_agrees_with_cpu_to_bfloat16(minilm: MemoryEncoder) -> None:
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_gpu_agrees_with_cpu_to_bfloat16(save_checkpoint: SaveCheckpoint, family: str) -> None:
     """bfloat16 on a GPU stays within its precision of float32 on a CPU."""
-    splitter = load_splitter(EncoderOptions())
+    options = EncoderOptions(source=str(save_checkpoint(family)), window_tokens=32)
+    splitter = load_splitter(options)
     passages = [splitter.split(Document(str(i), text))[0] for i, text in enumerate(TEXTS)]
-    (expected,) = minilm.encode(passages)
+    (expected,) = load_encoder(options, device="cpu").encode(passages)
 
-    (batch,) = load_encoder(EncoderOptions(), device="cuda").encode(passages)
+    (batch,) = load_encoder(options, device="cuda").encode(passages)
 
     error = np.linalg.norm(batch.memories - expected.memories)
     assert error / np.linalg.norm(expected.memories) < 0.02
