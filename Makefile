@@ -39,8 +39,8 @@ test-all: check  ## all tests, the long ones too
 	$(BIN)/pytest -m 'not gpu' -q
 
 .PHONY: bench
-bench: $(VENV)/.dev  ## benchmarks; JSON in benchmarks/results
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev  ## benchmarks; JSON in benchmarks/results; DATA=folder for those that read data
+	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
 
 .PHONY: gpu
 gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped

@@ -65,7 +65,9 @@ def _run_each(arguments: argparse.Namespace) -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join([*BENCHMARKS, "report"]))
-    parser.add_argument("--data", type=Path, help="folder of the evaluation data (cranfield/)")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the evaluation data (cranfield/)"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, to try the code")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(BENCHMARKS)
@@ -78,7 +80,12 @@ def _run(name: str, arguments: argparse.Namespace, clock: Callable[[], datetime]
     """Run one benchmark in a fresh folder and store its result."""
     _LOCAL.mkdir(parents=True, exist_ok=True)
     print(f"{name} …", file=sys.stderr, flush=True)
-    about = {"date": clock().isoformat(timespec="seconds"), "machine": machine()}
+    about = {
+        "date": clock().isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": machine(),
+        "versions": versions(),
+    }
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="memstore-bench-") as folder:
         context = Context(
@@ -90,8 +97,6 @@ def _run(name: str, arguments: argparse.Namespace, clock: Callable[[], datetime]
         "command": " ".join(["python -m benchmarks", name, *_flags(arguments, "DIR")]),
         "quick": arguments.quick,
         **about,
-        "commit": commit(),
-        "versions": versions(),
         "seed": context.seed,
         "seconds": round(time.monotonic() - began, 1),
         **dataclasses.asdict(outcome),

@@ -6,7 +6,7 @@ Does not: know any benchmark, write files or read the clock of the wall.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,8 @@ def measure(
 ) -> Timings:
     """Time functions in turns, so that what disturbs the machine disturbs all of them.
 
-    In each turn every function is called once, a different one first each time.
+    In each turn every function is called once, in an order drawn afresh: none always follows the
+    same one, whose traces are in the caches. The orders are the same each time.
 
     Args:
         functions: called with the number of the turn, from 0; the warm-up is given turn 0 too.
@@ -127,19 +128,14 @@ def measure(
     for _ in range(warmups):
         for function in functions.values():
             function(0)
+    order = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(rounds * calls):
-        for name in _rotated(list(functions), turn):
+        for name in order.permutation(list(functions)):
             began = timer()
             functions[name](turn)
             seconds[name].append(timer() - began)
     return {name: np.array(taken).reshape(rounds, calls) for name, taken in seconds.items()}
-
-
-def _rotated(names: list[str], turn: int) -> Iterator[str]:
-    first = turn % len(names)
-    yield from names[first:]
-    yield from names[:first]
 
 
 def spread(values: Sequence[float] | np.ndarray, unit: str) -> Figure:

@@ -62,7 +62,7 @@ class _Job:
 
 def run(context: Context) -> Outcome:
     """Encode docstrings of the standard library by each way, in turns."""
-    num_documents, num_sampled, rounds = (60, 8_192, 2) if context.quick else (800, 50_000, 5)
+    num_documents, num_sampled, rounds = (60, 8_192, 2) if context.quick else (2_000, 50_000, 5)
     use_all_cores()  # as the job does, so that the bare encoder has the same threads
     encoder = load_encoder(EncoderOptions())
     corpus = context.work / "corpus.jsonl"

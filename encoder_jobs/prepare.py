@@ -31,7 +31,7 @@ from memstore.types import MemoryEncoder, TokenizedPassage
 
 _SAMPLED_PARTITIONS = 32
 _HELD_OUT_EVERY = 10
-_PROBED_PASSAGES = 32
+_PROBED_PASSAGES = 8
 
 
 class Step(NamedTuple):

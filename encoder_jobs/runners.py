@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -97,11 +98,7 @@ class RayRunner:
     """
 
     def __init__(self, address: str) -> None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open Ray port runs anybody's code
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not the user's
-        import ray
-
-        self._ray: Any = ray
+        ray = self._ray = _import_ray()
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _start(ray, address)
@@ -171,7 +168,7 @@ def check_runner(ray: str) -> None:
         raise ConfigError("--ray is empty; wanted 'none', 'local' or the address of a Ray cluster")
     if ray != "none":
         try:
-            importlib.import_module("ray")
+            _import_ray()
         except ModuleNotFoundError as err:
             raise MissingDependencyError(
                 f"--ray {ray} needs {err.name!r}; install it with: pip install 'memstore[jobs]'",
@@ -182,6 +179,13 @@ def check_runner(ray: str) -> None:
 def make_runner(ray: str) -> Runner:
     """Return the runner that `--ray` names: `"none"`, `"local"` or a cluster's address."""
     return LocalRunner() if ray == "none" else RayRunner(ray)
+
+
+def _import_ray() -> Any:
+    if "ray" not in sys.modules:  # it reads these when it is imported, and never again
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open Ray port runs anybody's code
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not the user's
+    return importlib.import_module("ray")
 
 
 def _start(ray: Any, address: str) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -20,7 +22,7 @@ import numpy as np
 from memstore.errors import MemstoreError
 from memstore.storage import Collection, Snapshot, seal, unseal
 
-# Measured by `python -m benchmarks index`; docs/results/index.md has the table.
+# Measured by `python -m benchmarks index`; docs/results/benchmarks.md has the table.
 IVF_ROWS = 200_000
 _NPROBE_SHARE = 1 / 32
 _TAIL_SHARE = 0.2
@@ -63,21 +65,9 @@ class VectorIndex:
             rows = np.flatnonzero(allowed)
             scores = self._score(vector, rows)
         else:
-            parts = [
-                _search(
-                    self._tail, vector, top_k, None if allowed is None else allowed[split:], split
-                )
-            ]
+            parts = [_search(self._tail, vector, top_k, allowed, first_row=split)]
             if self._inverted is not None:
-                parts.append(
-                    _search(
-                        self._inverted,
-                        vector,
-                        top_k,
-                        None if allowed is None else allowed[:split],
-                        0,
-                    )
-                )
+                parts.append(_search(self._inverted, vector, top_k, allowed, first_row=0))
             rows, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.lexsort((rows, -scores))[:top_k]
         return rows[order], scores[order]
@@ -96,7 +86,7 @@ def open_index(collection: Collection, snapshot: Snapshot) -> VectorIndex:
         return VectorIndex(snapshot)
     inverted = _load(collection, snapshot)
     if inverted is None or snapshot.num_rows - inverted.ntotal > _TAIL_SHARE * snapshot.num_rows:
-        inverted = _build(snapshot)
+        inverted = build_inverted(snapshot.embeddings())
         _store(collection, snapshot, inverted)
     return VectorIndex(snapshot, inverted)
 
@@ -110,8 +100,8 @@ def _exact_index(embeddings: np.ndarray) -> Any:
     return index
 
 
-def _build(snapshot: Snapshot) -> Any:
-    embeddings = snapshot.embeddings()
+def build_inverted(embeddings: np.ndarray) -> Any:
+    """Train and fill an inverted file over (N, E) float16 vectors; the same vectors, the same file."""
     num_rows, width = embeddings.shape
     num_lists = int(4 * np.sqrt(num_rows))
     log.info("building an inverted file of %d lists over %d passages", num_lists, num_rows)
@@ -133,22 +123,35 @@ def _build(snapshot: Snapshot) -> Any:
 
 
 def _search(
-    index: Any, vector: np.ndarray, top_k: int, allowed: np.ndarray | None, first_row: int
+    index: Any, vector: np.ndarray, top_k: int, allowed: np.ndarray | None, *, first_row: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Search an index whose first vector is row `first_row` of the snapshot."""
     if not index.ntotal:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
     params = None
     if allowed is not None:
-        bits = np.packbits(allowed, bitorder="little")
-        selector = faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(bits))
+        bits = np.packbits(allowed[first_row : first_row + index.ntotal], bitorder="little")
+        selector = faiss.IDSelectorBitmap(index.ntotal, faiss.swig_ptr(bits))
         params = (
             faiss.SearchParametersIVF(sel=selector, nprobe=index.nprobe)
             if isinstance(index, faiss.IndexIVF)
             else faiss.SearchParameters(sel=selector)
         )
-    scores, rows = index.search(vector[None], min(top_k, index.ntotal), params=params)
+    with _one_thread():
+        scores, rows = index.search(vector[None], min(top_k, index.ntotal), params=params)
     found = rows[0] >= 0
     return rows[0][found] + first_row, scores[0][found]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let faiss answer one question with the calling thread: it would wake a team for nothing."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _pointer(snapshot: Snapshot, digest: str) -> dict[str, Any]:

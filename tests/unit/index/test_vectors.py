@@ -134,7 +134,7 @@ def test_a_stored_index_is_not_built_again(many: Store, monkeypatch: pytest.Monk
     """A second reader loads it."""
     _opened(many)
     files = _files(many)
-    monkeypatch.setattr(vectors, "_build", _refuse)
+    monkeypatch.setattr(vectors, "build_inverted", _refuse)
 
     snapshot, index = _opened(many)
 
@@ -156,7 +156,7 @@ def test_appended_rows_are_searched_exactly(
     many.write(*make_memories(f"b#{i}" for i in range(20)))
     many.delete(passage_ids=["a#3"])
     with monkeypatch.context() as patch:
-        patch.setattr(vectors, "_build", _refuse)
+        patch.setattr(vectors, "build_inverted", _refuse)
         snapshot, index = _opened(many)
 
     _assert_exact(snapshot, index)
@@ -211,7 +211,7 @@ def test_a_damaged_index_is_built_again(
     assert index.kind == "ivf"
     _assert_exact(snapshot, index)
     assert _files(many) == files
-    monkeypatch.setattr(vectors, "_build", _refuse)
+    monkeypatch.setattr(vectors, "build_inverted", _refuse)
     _opened(many)
 
 
