@@ -101,7 +101,7 @@ def _exact_index(embeddings: np.ndarray) -> Any:
 
 
 def build_inverted(embeddings: np.ndarray) -> Any:
-    """Train and fill an inverted file over (N, E) float16 vectors; the same vectors, the same file."""
+    """Train and fill an inverted file over (N, E) float16 vectors."""
     num_rows, width = embeddings.shape
     num_lists = int(4 * np.sqrt(num_rows))
     log.info("building an inverted file of %d lists over %d passages", num_lists, num_rows)
