@@ -89,7 +89,8 @@ class ProgressDisplay:
         if phase != self._phase:
             self._begin(phase, total, now)
         passed = now - self._started
-        rate = rate or (f"{done / passed:,.0f} {self._unit}/s" if done and passed else "")
+        if not rate and done and passed:
+            rate = f"{_short(done / passed)} {self._unit}/s"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, rate=rate)
         elif not self._quiet and (now - self._last_line >= _LINE_EVERY_S or done >= total):
@@ -106,3 +107,7 @@ class ProgressDisplay:
         self._phase, self._started, self._last_line = phase, now, now
         if self._bar is not None:
             self._task = self._bar.add_task(phase, total=total, rate="")
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"

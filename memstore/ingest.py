@@ -21,6 +21,8 @@ from memstore.storage import (
     WriteMode,
     check_pins,
     commit_shards,
+    fit_metadata_columns,
+    merge_metadata_columns,
     train_dictionary,
 )
 from memstore.text import ColumnTypes, coerce_row
@@ -73,6 +75,9 @@ def write_memories(
     for passage in passages:
         types.add(passage.metadata)
     columns = types.result()
+    if base is not None:
+        columns = fit_metadata_columns(base.manifest.metadata_columns, columns)
+        merge_metadata_columns(base.manifest.metadata_columns, columns)
     entries = _put_shards(collection, passages, memories, vectors, codec, columns)
     return commit_shards(
         collection, NewShards(entries=entries, metadata_columns=columns), pins, mode

@@ -105,7 +105,7 @@ class Workers:
     """
 
     def __init__(self, num_threads: int, max_in_flight: int) -> None:
-        self._pool = ThreadPoolExecutor(num_threads, "memstore-work", _one_faiss_thread)
+        self._pool = ThreadPoolExecutor(num_threads, "memstore-work")
         self._requests = Gate(max_in_flight, "requests")
         self._uploads = Gate(_MAX_UPLOADS, "writes")
 
@@ -132,10 +132,3 @@ class Workers:
     def close(self) -> None:
         """Wait for what runs and drop what has not begun."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _one_faiss_thread() -> None:
-    # Requests are the parallelism; without this each of these threads would start its own team.
-    import faiss
-
-    faiss.omp_set_num_threads(1)

@@ -16,6 +16,7 @@ from memstore.storage.dictionary import train_dictionary
 from memstore.storage.maintenance import GcReport, VerifyReport, gc, verify
 from memstore.storage.manifest import Manifest, ShardEntry
 from memstore.storage.objects import ObjectReader, ObjectStore, PosixStore
+from memstore.storage.schema import fit_metadata_columns, merge_metadata_columns
 from memstore.storage.sealed import seal, unseal
 from memstore.storage.shard import ShardContent
 from memstore.storage.snapshot import Snapshot
@@ -39,8 +40,10 @@ __all__ = [
     "check_pins",
     "commit_delete",
     "commit_shards",
+    "fit_metadata_columns",
     "gc",
     "list_collections",
+    "merge_metadata_columns",
     "seal",
     "train_dictionary",
     "unseal",

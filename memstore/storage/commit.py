@@ -117,6 +117,7 @@ def commit_shards(
             refs = _with_deleted(collection, base, rows)
         elif base is not None:
             num_deleted = int(base.live.sum())
+        _check_stored(collection, new.entries)
         added = collection.put_shard_list(list(new.entries)) if new.entries else None
         return {
             "operation": mode,
@@ -266,6 +267,19 @@ def _with_deleted(
         refs.append(ref)
         start += ref.num_passages
     return tuple(refs)
+
+
+def _check_stored(collection: Collection, entries: Sequence[ShardEntry]) -> None:
+    """Look once more before publishing: a `gc` may have taken shards that waited too long."""
+    lost = [
+        entry.key for entry in entries if not collection.store.exists(collection.key(entry.key))
+    ]
+    if lost:
+        raise StorageError(
+            f"{len(lost)} shards to be published are gone, the first is {lost[0]}; a gc with too "
+            "short a grace period may have taken them: write them again",
+            object=lost[0],
+        )
 
 
 def _refuse_duplicates(ids: pa.Array) -> None:

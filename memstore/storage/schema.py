@@ -55,6 +55,20 @@ def shard_schema(
     )
 
 
+def fit_metadata_columns(known: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
+    """Return the types in which new passages are best stored beside a collection's own columns.
+
+    Integers go into a column of doubles, and anything into one of strings; another difference is
+    left as it is, for `merge_metadata_columns` to refuse.
+    """
+    fitted = {}
+    for name, kind in new.items():
+        wider = known.get(name, kind)
+        fits = wider == "string" or (wider, kind) == ("double", "int64")
+        fitted[name] = wider if fits else kind
+    return fitted
+
+
 def merge_metadata_columns(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of both; a column that is new, or absent in `new`, reads as null where it
     is missing.

@@ -77,10 +77,10 @@ def test_threads_of_one_store_lose_nothing(store: Store, make_memories: MakeMemo
 
 
 def test_processes_that_append_lose_nothing(store: Store) -> None:
-    """Three at once, and only the file system between them."""
+    """Two at once, and only the file system between them."""
     script = Path(__file__).parent / "append_process.py"
     root = Path(__file__).parents[2]
-    names = "xyz"
+    names = "xy"
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), _folder(store), name, "5"],
@@ -100,13 +100,13 @@ def test_processes_that_append_lose_nothing(store: Store) -> None:
         process.stdin.flush()
     answers = [process.communicate()[0].split() for process in processes]
 
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     made = {
         int(version): f"{name}#{number}"
         for name, versions in zip(names, answers, strict=True)
         for number, version in enumerate(versions)
     }
-    assert len(made) == 15
+    assert len(made) == 10
     _assert_nothing_lost(_folder(store), made)
 
 

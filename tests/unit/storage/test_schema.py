@@ -9,6 +9,7 @@ from memstore.errors import ConfigError
 from memstore.storage.schema import (
     FILTER_COLUMNS,
     METADATA_TYPES,
+    fit_metadata_columns,
     merge_metadata_columns,
     shard_schema,
 )
@@ -60,3 +61,14 @@ def test_a_column_keeps_its_type() -> None:
     """A write that would change it is refused."""
     with pytest.raises(ConfigError, match="'a' is int64 in the collection and string"):
         merge_metadata_columns({"a": "int64"}, {"a": "string"})
+
+
+def test_new_columns_take_the_wider_type_that_the_collection_has():
+    """Integers fit a column of doubles, everything fits one of strings, nothing else changes."""
+    known = {"year": "double", "tag": "string", "flag": "bool"}
+
+    fitted = fit_metadata_columns(
+        known, {"year": "int64", "tag": "bool", "flag": "string", "new": "int64"}
+    )
+
+    assert fitted == {"year": "double", "tag": "string", "flag": "string", "new": "int64"}
