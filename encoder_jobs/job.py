@@ -9,14 +9,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
+from encoder_jobs.admission import (
+    check_codec_name,
+    check_encoder,
+    check_job,
+    is_published,
+    refuse_known_documents,
+)
 from encoder_jobs.estimate import estimate_work
 from encoder_jobs.prepare import Step, choose_sampled
 from encoder_jobs.progress import ProgressDisplay
@@ -33,16 +37,11 @@ from encoder_jobs.stages import cached_splitter, load_codec
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, read_identity
 from memstore.errors import (
-    AlreadyExistsError,
-    CodecMismatchError,
-    CodecNotFoundError,
     CollectionNotFoundError,
-    ConfigError,
-    EncoderMismatchError,
     InternalError,
     InvalidInputError,
-    NotFoundError,
 )
+from memstore.index import ensure_inverted
 from memstore.service import Store, open_store
 from memstore.storage import (
     Collection,
@@ -50,13 +49,12 @@ from memstore.storage import (
     Pins,
     Snapshot,
     commit_shards,
+    fit_metadata_columns,
 )
-from memstore.text import Partition, open_corpus, read_partition, scan
-from memstore.types import Document, EncoderIdentity
+from memstore.text import Partition, open_corpus, scan
+from memstore.types import EncoderIdentity
 
 _ENCODER_FIELDS = ("live_fraction", "window_tokens", "stride_tokens", "template", "retriever")
-_ID_BATCH = 50_000
-_NAMED_DOCUMENTS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,20 +150,23 @@ class Job:
         """Do what is left of the job."""
         check_runner(ray)
         base = _newest(self._collection)
-        self._check_encoder(base)
-        spec, partitions = self._plan()
+        grows = base if self._options.mode != "replace" else None
+        if grows is not None:
+            check_encoder(grows, self._options, self._identity)
+        spec, partitions = self._plan(grows)
         job = JobFolder(self._collection, spec.job_id)
         receipts = job.receipts()
-        if base is not None and _is_published(spec, receipts, base):
+        if base is not None and is_published(base, spec, receipts):
             self._display.say(
                 f"job {spec.job_id} is finished: version {base.version} holds it; nothing to do"
             )
             return self._report(spec, job, receipts, version=base.version, already_done=True)
         if spec.options.mode == "append" and base is not None:
-            self._refuse_known_documents(partitions, base)
+            refuse_known_documents(base, partitions)
+        spec = job.put_spec(spec)
         job.drop_lost()
-        self._check_codec(job, base)
-        job.put_spec(spec)
+        if grows is not None:
+            check_job(grows, spec, job)
         job.forget_attempts()
         todo = [partition for partition in partitions if partition.index not in receipts]
         num_tokens = self._announce(spec, todo, base)
@@ -177,7 +178,7 @@ class Job:
             runner.close()
         return self._commit(spec, job, receipts, len(todo))
 
-    def _plan(self) -> tuple[JobSpec, tuple[Partition, ...]]:
+    def _plan(self, base: Snapshot | None) -> tuple[JobSpec, tuple[Partition, ...]]:
         options = self._options
         corpus = open_corpus(
             self._corpus,
@@ -198,62 +199,13 @@ class Job:
             encoder_id=self._identity.id,
             inputs={file.name: file.sha256 for file in found.files},
             num_partitions=len(found.partitions),
-            metadata_columns=found.metadata_columns,
+            metadata_columns=fit_metadata_columns(
+                base.manifest.metadata_columns if base else {}, found.metadata_columns
+            ),
             num_documents=found.num_documents,
             num_text_bytes=found.num_text_bytes,
         )
         return spec, found.partitions
-
-    def _check_encoder(self, base: Snapshot | None) -> None:
-        if base is None or self._options.mode == "replace":
-            return
-        pinned = base.manifest.encoder_id
-        if pinned != self._identity.id:
-            source = base.manifest.encoder.get("options", {}).get(
-                "source", "memories that users brought"
-            )
-            raise EncoderMismatchError(
-                f"collection {self._collection.name!r} is pinned to encoder "
-                f"{pinned[:16] or '(none)'} ({source}), this "
-                f"is {self._identity.id[:16]} ({self._options.encoder.source}); use the same "
-                "encoder options, another "
-                "collection, or --mode replace",
-                collection=self._collection.name,
-            )
-
-    def _check_codec(self, job: JobFolder, base: Snapshot | None) -> None:
-        """Refuse a codec that the collection does not take before anything is encoded with it."""
-        pins = job.pins()
-        codec_id = pins.codec_id if pins else self._options.codec
-        if base is None or self._options.mode == "replace" or codec_id == "auto":
-            return
-        pinned = base.manifest.codec_id
-        if codec_id != pinned:
-            raise CodecMismatchError(
-                f"collection {self._collection.name!r} is pinned to codec {pinned}, this job to "
-                f"{codec_id[:16]}…; give --codec {pinned[:16]}… in full, another collection, or "
-                "--mode replace",
-                collection=self._collection.name,
-                wanted=pinned,
-                got=codec_id,
-            )
-
-    def _refuse_known_documents(self, partitions: Sequence[Partition], base: Snapshot) -> None:
-        known: list[str] = []
-        for batch in _id_batches(partitions):
-            for row in base.rows_with("document_id", pa.array(batch, pa.string())):
-                name = base.column("document_id")[int(row)].as_py()
-                if name not in known:
-                    known.append(name)
-            if len(known) >= _NAMED_DOCUMENTS:
-                break
-        if known:
-            raise AlreadyExistsError(
-                f"collection {self._collection.name!r} holds documents of this corpus already, "
-                f"among them {', '.join(map(repr, known[:_NAMED_DOCUMENTS]))}; use --mode upsert "
-                "to supersede them",
-                collection=self._collection.name,
-            )
 
     def _announce(self, spec: JobSpec, todo: list[Partition], base: Snapshot | None) -> int:
         """Say what is coming; return about how many tokens."""
@@ -338,6 +290,8 @@ class Job:
             collection_pins(spec, self._identity, codec),
             spec.options.mode,
         )
+        # Here, not at somebody's first question; small collections have none.
+        ensure_inverted(self._collection, self._collection.snapshot(result.version))
         return self._report(
             spec,
             job,
@@ -401,26 +355,12 @@ def _with_codec_id(collection: Collection, options: EncodeOptions) -> EncodeOpti
     """Take a codec given as a folder into the collection and name it by its id, so that a moved
     folder is the same job.
     """
-    if options.codec == "auto":
-        return options
-    if not Path(options.codec).is_dir():
-        _check_codec_id(collection, options.codec)
+    check_codec_name(collection, options.codec)
+    if options.codec == "auto" or not Path(options.codec).is_dir():
         return options
     codec = ProductCodec.load(options.codec)
     collection.put_codec(codec.id, dict(codec.files()))
     return replace(options, codec=codec.id)
-
-
-def _check_codec_id(collection: Collection, codec_id: str) -> None:
-    try:
-        collection.open_codec(codec_id)
-    except (NotFoundError, ConfigError) as err:
-        raise CodecNotFoundError(
-            f"codec {codec_id!r}: no such folder, and collection {collection.name!r} holds no "
-            "codec of this id; give 'auto', a codec's folder or its full id",
-            collection=collection.name,
-            codec_id=codec_id,
-        ) from err
 
 
 def _newest(collection: Collection) -> Snapshot | None:
@@ -435,42 +375,3 @@ def _pins(job: JobFolder) -> JobPins:
     if pins is None:
         raise InternalError(f"job {job.job_id} has no pins; run it again")
     return pins
-
-
-def _is_published(spec: JobSpec, receipts: dict[int, Receipt], base: Snapshot) -> bool:
-    """Say whether the newest version holds what this job would make it hold. What was deleted from
-    its shards by hand stays deleted.
-    """
-    if len(receipts) < spec.num_partitions:
-        return False
-    mine = {receipt.entry.shard_id for receipt in receipts.values() if receipt.entry}
-    published = {shard.entry.shard_id for shard in base.shards}
-    if not mine or not mine <= published:
-        return False
-    if spec.options.mode == "replace":
-        return mine == published
-    return spec.options.mode == "append" or not _is_superseded(mine, base)
-
-
-def _is_superseded(shard_ids: set[str], base: Snapshot) -> bool:
-    """Say whether a document of these shards has live passages in another shard."""
-    entries = [shard.entry for shard in base.shards]
-    is_mine = np.repeat(
-        [entry.shard_id in shard_ids for entry in entries],
-        [entry.num_passages for entry in entries],
-    )
-    documents = base.column("document_id").filter(pa.array(is_mine)).unique()
-    return not is_mine[base.rows_with("document_id", documents)].all()
-
-
-def _id_batches(partitions: Sequence[Partition]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for partition in partitions:
-        for item in read_partition(partition):
-            if isinstance(item, Document):
-                batch.append(item.document_id)
-                if len(batch) == _ID_BATCH:
-                    yield batch
-                    batch = []
-    if batch:
-        yield batch

@@ -176,9 +176,9 @@ class JobFolder:
     def __init__(self, collection: Collection, job_id: str) -> None:
         self.collection, self.job_id = collection, job_id
 
-    def put_spec(self, spec: JobSpec) -> None:
-        """Store the spec."""
-        self._put("spec.json", spec.to_dict())
+    def put_spec(self, spec: JobSpec) -> JobSpec:
+        """Store the spec; return the one that counts, another run's if it was first."""
+        return spec if self._put("spec.json", spec.to_dict()) else self.spec()
 
     def spec(self) -> JobSpec:
         """Return the spec. `NotFoundError` if there is no such job."""

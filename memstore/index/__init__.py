@@ -3,6 +3,6 @@ from the shards.
 """
 
 from memstore.index.locator import Locator
-from memstore.index.vectors import VectorIndex, open_index
+from memstore.index.vectors import VectorIndex, ensure_inverted, open_index
 
-__all__ = ["Locator", "VectorIndex", "open_index"]
+__all__ = ["Locator", "VectorIndex", "ensure_inverted", "open_index"]

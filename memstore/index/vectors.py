@@ -23,8 +23,8 @@ from memstore.errors import MemstoreError
 from memstore.storage import Collection, Snapshot, seal, unseal
 
 # Measured by `python -m benchmarks index`; docs/results/benchmarks.md has the table.
-IVF_ROWS = 200_000
-_NPROBE_SHARE = 1 / 32
+IVF_ROWS = 50_000
+_NPROBE_SHARE = 1 / 16
 _TAIL_SHARE = 0.2
 _EXACT_ROWS = 20_000
 
@@ -79,16 +79,21 @@ class VectorIndex:
 
 
 def open_index(collection: Collection, snapshot: Snapshot) -> VectorIndex:
-    """Return the index of a snapshot, building and storing the inverted file if it pays and is
-    missing.
+    """Return the index of a snapshot, building and storing the inverted file if it is missing."""
+    return VectorIndex(snapshot, ensure_inverted(collection, snapshot))
+
+
+def ensure_inverted(collection: Collection, snapshot: Snapshot) -> Any | None:
+    """Return the stored inverted file for a snapshot, built anew if it is missing, damaged or too
+    far behind; None for a snapshot that is searched exactly.
     """
     if snapshot.num_rows < IVF_ROWS:
-        return VectorIndex(snapshot)
+        return None
     inverted = _load(collection, snapshot)
     if inverted is None or snapshot.num_rows - inverted.ntotal > _TAIL_SHARE * snapshot.num_rows:
         inverted = build_inverted(snapshot.embeddings())
         _store(collection, snapshot, inverted)
-    return VectorIndex(snapshot, inverted)
+    return inverted
 
 
 def _exact_index(embeddings: np.ndarray) -> Any:

@@ -85,7 +85,7 @@ def _ask_http(address: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def test_the_commands_of_the_readme_work_one_after_another(tmp_path: Path):
+def test_the_commands_of_the_readme_work_one_after_another(tmp_path: Path) -> None:
     """The default encoder finds the right docstring, embedded, over gRPC and over HTTP, with the
     same scores; a sixteenth of the bytes is kept; SIGTERM ends the server with exit code 0.
     """

@@ -145,13 +145,15 @@ def _kill_and_resume(setting: Setting, store: Path, *, ray: str, victim: str, se
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_killed_run_is_finished_by_the_next(setting: Setting, tmp_path: Path, seed: int):
+def test_a_killed_run_is_finished_by_the_next(setting: Setting, tmp_path: Path, seed: int) -> None:
     """SIGKILL of the only process; the same command again makes the undisturbed collection."""
     _kill_and_resume(setting, tmp_path, ray="none", victim="driver", seed=seed)
 
 
 @pytest.mark.ray
-def test_a_killed_driver_of_a_local_ray_is_finished_by_the_next(setting: Setting, tmp_path: Path):
+def test_a_killed_driver_of_a_local_ray_is_finished_by_the_next(
+    setting: Setting, tmp_path: Path
+) -> None:
     """The killed driver's workers may still be writing when the next run begins."""
     _kill_and_resume(setting, tmp_path, ray="local", victim="driver", seed=3)
 
@@ -168,14 +170,14 @@ def test_a_killed_driver_of_a_local_ray_is_finished_by_the_next(setting: Setting
 )
 def test_twenty_kills_lose_nothing(
     setting: Setting, tmp_path: Path, ray: str, victim: str, seed: int
-):
+) -> None:
     """Drivers and workers; a job whose worker was killed ends well by itself."""
     _kill_and_resume(setting, tmp_path, ray=ray, victim=victim, seed=seed)
 
 
 def test_the_comparison_sees_shards_that_are_not_named_after_their_input(
     setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """Negative control: with names drawn at random, as a plain sink has them, the same passages
     with the same codes do not pass.
     """
@@ -199,7 +201,7 @@ def test_the_comparison_sees_shards_that_are_not_named_after_their_input(
     assert all(name.startswith("shard ") for name, _ in differing)
 
 
-def test_the_comparison_sees_a_passage_that_is_lost(setting: Setting, tmp_path: Path):
+def test_the_comparison_sees_a_passage_that_is_lost(setting: Setting, tmp_path: Path) -> None:
     """Negative control: one passage less does not pass."""
     store = Path(shutil.copytree(setting.store, tmp_path / "store"))
     memstore.open_store(store).delete(passage_ids=["doc-7#0"])

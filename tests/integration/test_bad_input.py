@@ -51,7 +51,7 @@ def _with_line(corpus: Path, line: bytes) -> Path:
     return corpus
 
 
-def test_a_missing_corpus(encode: Encode, tmp_path: Path):
+def test_a_missing_corpus(encode: Encode, tmp_path: Path) -> None:
     """Not found, by name."""
     done = encode(tmp_path / "nowhere.jsonl")
 
@@ -70,7 +70,7 @@ def test_a_missing_corpus(encode: Encode, tmp_path: Path):
 )
 def test_a_broken_line_is_left_out_by_number(
     encode: Encode, corpus: Path, line: bytes, reason: str
-):
+) -> None:
     """Exit code 5; the dead-letter file has line 2 and the reason."""
     done = encode(_with_line(corpus, line))
 
@@ -80,7 +80,7 @@ def test_a_broken_line_is_left_out_by_number(
     assert reason in letters
 
 
-def test_a_corpus_of_broken_lines_is_refused(encode: Encode, tmp_path: Path):
+def test_a_corpus_of_broken_lines_is_refused(encode: Encode, tmp_path: Path) -> None:
     """More bad records than are allowed: nothing is encoded, and the first are named."""
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("{\n" * 12)
@@ -91,7 +91,7 @@ def test_a_corpus_of_broken_lines_is_refused(encode: Encode, tmp_path: Path):
     assert "corpus.jsonl:1 broken JSON" in done.err
 
 
-def test_a_line_of_a_gibibyte_is_never_held(encode: Encode, tmp_path: Path):
+def test_a_line_of_a_gibibyte_is_never_held(encode: Encode, tmp_path: Path) -> None:
     """It is passed over, and the file that it is in is refused as a bomb only if it is packed as
     one.
     """
@@ -110,7 +110,7 @@ def test_a_line_of_a_gibibyte_is_never_held(encode: Encode, tmp_path: Path):
     assert f"longer than {MAX_RECORD_BYTES:,} bytes" in letters
 
 
-def test_a_zstandard_bomb(encode: Encode, tmp_path: Path):
+def test_a_zstandard_bomb(encode: Encode, tmp_path: Path) -> None:
     """A gibibyte in some kilobytes is refused before it is read to the end."""
     compressor = zstandard.ZstdCompressor().compressobj()
     piece = bytes(1 << 22)
@@ -131,7 +131,7 @@ def test_a_zstandard_bomb(encode: Encode, tmp_path: Path):
         ('{"id": "a", "text": " \\n "}\n', "not one passage"),
     ],
 )
-def test_a_corpus_without_text(encode: Encode, tmp_path: Path, content: str, reason: str):
+def test_a_corpus_without_text(encode: Encode, tmp_path: Path, content: str, reason: str) -> None:
     """Nothing to encode is an error, not an empty collection."""
     (tmp_path / "corpus.jsonl").write_text(content)
 
@@ -142,7 +142,7 @@ def test_a_corpus_without_text(encode: Encode, tmp_path: Path, content: str, rea
     assert not list((tmp_path / "store").glob("*/versions/*"))
 
 
-def test_an_empty_folder(encode: Encode, tmp_path: Path):
+def test_an_empty_folder(encode: Encode, tmp_path: Path) -> None:
     """Named, with what it should hold."""
     (tmp_path / "empty").mkdir()
 
@@ -183,7 +183,7 @@ def test_bad_options_of_encode(
     options: tuple[object, ...],
     code: int,
     reason: str,
-):
+) -> None:
     """Each is refused before anything is published."""
     done = encode(corpus, *options)
 
@@ -192,7 +192,7 @@ def test_bad_options_of_encode(
     assert not list((tmp_path / "store").glob("*/versions/*"))
 
 
-def test_a_store_that_is_a_file(encode: Encode, cli: Cli, corpus: Path):
+def test_a_store_that_is_a_file(encode: Encode, cli: Cli, corpus: Path) -> None:
     """Neither written to nor read."""
     written = encode(corpus, store=corpus)
     read = cli("query", "water", "--store", corpus)
@@ -202,7 +202,7 @@ def test_a_store_that_is_a_file(encode: Encode, cli: Cli, corpus: Path):
     assert str(corpus) in read.err
 
 
-def test_a_store_below_a_file(encode: Encode, corpus: Path):
+def test_a_store_below_a_file(encode: Encode, corpus: Path) -> None:
     """The system's reason is given."""
     done = encode(corpus, store=corpus / "store")
 
@@ -231,7 +231,7 @@ def test_a_store_below_a_file(encode: Encode, corpus: Path):
 )
 def test_bad_requests_to_a_store(
     cli: Cli, filled: Path, arguments: tuple[object, ...], code: int, reason: str
-):
+) -> None:
     """Each has its exit code and says what was wanted."""
     done = cli(*arguments, "--store", filled)
 
@@ -240,7 +240,7 @@ def test_bad_requests_to_a_store(
     assert done.out == ""
 
 
-def test_a_store_that_is_not_there(cli: Cli, tmp_path: Path):
+def test_a_store_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
     """Reading does not make one."""
     done = cli("collection", "ls", "--store", tmp_path / "nowhere")
 
@@ -249,7 +249,7 @@ def test_a_store_that_is_not_there(cli: Cli, tmp_path: Path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_query_of_neither_store_nor_server(cli: Cli):
+def test_a_query_of_neither_store_nor_server(cli: Cli) -> None:
     """The two ways are named."""
     done = cli("query", "water")
 
@@ -258,7 +258,7 @@ def test_a_query_of_neither_store_nor_server(cli: Cli):
     assert "--server" in done.err
 
 
-def test_a_server_that_is_not_there(cli: Cli):
+def test_a_server_that_is_not_there(cli: Cli) -> None:
     """Retry later, with the address."""
     done = cli("query", "water", "--server", "127.0.0.1:1")
 
@@ -275,7 +275,9 @@ def test_a_server_that_is_not_there(cli: Cli):
         (np.array([*[1.0] * 7, np.inf]), "infinity"),
     ],
 )
-def test_a_vector_of_the_wrong_width_or_with_nan(filled: Path, vector: np.ndarray, reason: str):
+def test_a_vector_of_the_wrong_width_or_with_nan(
+    filled: Path, vector: np.ndarray, reason: str
+) -> None:
     """Refused with the width that is wanted."""
     with pytest.raises(ShapeError) as caught:
         open_store(filled).search(vector)
@@ -302,7 +304,7 @@ def _system(command: str, *arguments: object) -> bool:
     )
 
 
-def test_a_disk_that_fills_up(encode: Encode, tmp_path: Path, small_disk: Path):
+def test_a_disk_that_fills_up(encode: Encode, tmp_path: Path, small_disk: Path) -> None:
     """The error says so, nothing is published, and with space the same command goes on."""
     corpus = write_jsonl(tmp_path / "long.jsonl", make_records(150))
 

@@ -75,13 +75,15 @@ def other(tmp_path: Path) -> Path:
 @pytest.fixture
 def changed(tmp_path: Path) -> Path:
     """New texts, much shorter, for three documents of `corpus`, and one document that is new."""
-    records = [{**record, "text": f"new {record['text'][:20]}"} for record in make_records(3)]
+    records = [
+        {**record, "text": f"new {record['text'][:20].strip()}"} for record in make_records(3)
+    ]
     return write_jsonl(
         tmp_path / "changed.jsonl", [*records, {**records[0], "id": "new", "text": "fog and bell"}]
     )
 
 
-def test_a_finished_job_is_left_alone(encode: Encode, corpus: Path, store: Path):
+def test_a_finished_job_is_left_alone(encode: Encode, corpus: Path, store: Path) -> None:
     """The second run writes nothing, says so and exits with 0."""
     first = encode(corpus)
     with _nothing_written(store):
@@ -94,7 +96,9 @@ def test_a_finished_job_is_left_alone(encode: Encode, corpus: Path, store: Path)
     assert [first.json()[name] for name in same] == [second.json()[name] for name in same]
 
 
-def test_a_moved_corpus_and_store_are_the_same_job(encode: Encode, corpus: Path, tmp_path: Path):
+def test_a_moved_corpus_and_store_are_the_same_job(
+    encode: Encode, corpus: Path, tmp_path: Path
+) -> None:
     """Where the input and the store lie decides nothing: the same shards, and still finished."""
     first = encode(corpus)
     (tmp_path / "elsewhere").mkdir()
@@ -111,7 +115,7 @@ def test_a_moved_corpus_and_store_are_the_same_job(encode: Encode, corpus: Path,
 
 def test_memories_decode_close_to_the_encoders_own_output(
     encode: Encode, corpus: Path, store: Path, tiny_encoder: Path
-):
+) -> None:
     """What comes back for every passage is what the encoder makes of it, within the error that the
     report states, and the retrieval vectors are the encoder's to float16.
     """
@@ -142,7 +146,9 @@ def test_memories_decode_close_to_the_encoders_own_output(
     assert 0 < squared_error / squares < 2 * report["reconstruction_error"]
 
 
-def test_a_second_corpus_is_appended(encode: Encode, corpus: Path, other: Path, store: Path):
+def test_a_second_corpus_is_appended(
+    encode: Encode, corpus: Path, other: Path, store: Path
+) -> None:
     """Both are there afterwards, with the first one's codec; the older version has the first."""
     encode(corpus)
     first = published(store)
@@ -156,7 +162,7 @@ def test_a_second_corpus_is_appended(encode: Encode, corpus: Path, other: Path, 
 
 def test_appending_known_documents_is_refused_before_any_encoding(
     encode: Encode, corpus: Path, changed: Path, store: Path
-):
+) -> None:
     """Exit code 4, known ids in the message, and nothing written."""
     encode(corpus)
     with _nothing_written(store):
@@ -169,9 +175,9 @@ def test_appending_known_documents_is_refused_before_any_encoding(
 
 def test_the_refusal_names_no_more_than_ten_known_documents(
     encode: Encode, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     """However many batches of ids hold known ones."""
-    monkeypatch.setattr("encoder_jobs.job._ID_BATCH", 2)
+    monkeypatch.setattr("encoder_jobs.admission._ID_BATCH", 2)
     encode(corpus)
     grown = write_jsonl(tmp_path / "grown.jsonl", make_records(14))
 
@@ -183,7 +189,7 @@ def test_the_refusal_names_no_more_than_ten_known_documents(
 
 def test_an_upsert_supersedes_whole_documents(
     encode: Encode, corpus: Path, changed: Path, store: Path
-):
+) -> None:
     """All passages of a known document go, also those that the new text has no counterpart for."""
     encode(corpus)
     before = _texts(store)
@@ -198,7 +204,7 @@ def test_an_upsert_supersedes_whole_documents(
 
 def test_an_upsert_that_was_superseded_can_be_published_again(
     encode: Encode, corpus: Path, changed: Path, store: Path
-):
+) -> None:
     """The first corpus comes back without being encoded again; then the job is finished."""
     encode(corpus, "--mode", "upsert")
     before = _texts(store)
@@ -210,7 +216,7 @@ def test_an_upsert_that_was_superseded_can_be_published_again(
     assert encode(corpus, "--mode", "upsert").json()["already_done"]
 
 
-def test_replacing_starts_afresh(encode: Encode, corpus: Path, other: Path, store: Path):
+def test_replacing_starts_afresh(encode: Encode, corpus: Path, other: Path, store: Path) -> None:
     """Only the new corpus is there; the older version still has the old one."""
     encode(corpus)
     done = encode(other, "--mode", "replace")
@@ -222,7 +228,7 @@ def test_replacing_starts_afresh(encode: Encode, corpus: Path, other: Path, stor
 
 def test_a_job_that_was_replaced_is_published_again_without_encoding(
     encode: Encode, corpus: Path, other: Path, store: Path
-):
+) -> None:
     """Its receipts still hold: the same shards come back as a new version."""
     encode(corpus, "--mode", "replace")
     first = published(store)
@@ -236,7 +242,7 @@ def test_a_job_that_was_replaced_is_published_again_without_encoding(
 
 def test_a_replacement_that_was_added_to_replaces_again(
     encode: Encode, corpus: Path, other: Path, store: Path
-):
+) -> None:
     """`replace` means that the collection holds this corpus and nothing else."""
     encode(corpus, "--mode", "replace")
     first = published(store)
@@ -248,7 +254,7 @@ def test_a_replacement_that_was_added_to_replaces_again(
 
 def test_deleting_does_not_bring_a_finished_job_back(
     encode: Encode, cli: Cli, corpus: Path, store: Path
-):
+) -> None:
     """What a user deleted stays deleted when the job is run again."""
     encode(corpus)
     cli("collection", "delete", "--store", store, "--document", "doc-3")
@@ -260,7 +266,7 @@ def test_deleting_does_not_bring_a_finished_job_back(
 
 def test_shards_that_were_collected_are_encoded_again(
     encode: Encode, cli: Cli, corpus: Path, other: Path, store: Path
-):
+) -> None:
     """Receipts without their shards do not count."""
     encode(corpus, "--mode", "replace")
     first = published(store)
@@ -276,7 +282,7 @@ def test_shards_that_were_collected_are_encoded_again(
 
 def test_bad_records_go_to_a_file_with_their_reasons(
     encode: Encode, corpus: Path, store: Path, tmp_path: Path
-):
+) -> None:
     """Exit code 5 and a file that names each record and why; the rest is there. The second run
     exits with 0.
     """
@@ -308,7 +314,7 @@ def test_bad_records_go_to_a_file_with_their_reasons(
 
 def test_duplicate_ids_are_refused_before_anything_is_written(
     encode: Encode, store: Path, tmp_path: Path
-):
+) -> None:
     """Exit code 2; the message lists the first ten with their places."""
     corpus = write_jsonl(tmp_path / "twice.jsonl", make_records(12) + make_records(12))
 
@@ -323,7 +329,7 @@ def test_duplicate_ids_are_refused_before_anything_is_written(
 
 def test_another_encoder_is_refused_by_name(
     encode: Encode, corpus: Path, other: Path, store: Path, tmp_path: Path, tiny_encoder: Path
-):
+) -> None:
     """Exit code 4; both encoders are named; nothing is written."""
     encode(corpus)
     stranger = save_encoder(tmp_path / "stranger", seed=1)
@@ -337,7 +343,7 @@ def test_another_encoder_is_refused_by_name(
 
 def test_another_cut_of_the_same_encoder_is_another_encoder(
     encode: Encode, corpus: Path, other: Path
-):
+) -> None:
     """`--live-fraction` decides what a memory is."""
     encode(corpus)
 
@@ -353,7 +359,7 @@ def _train_codec(folder: Path) -> ProductCodec:
 
 def test_a_codec_can_be_given_as_a_folder_or_by_id(
     encode: Encode, corpus: Path, other: Path, store: Path, tmp_path: Path
-):
+) -> None:
     """The folder's codec is taken into the collection, and names the same job as its id does."""
     codec = _train_codec(tmp_path / "codec")
     first = encode(corpus, "--codec", tmp_path / "codec")
@@ -367,7 +373,7 @@ def test_a_codec_can_be_given_as_a_folder_or_by_id(
 
 def test_another_codec_is_refused_before_any_encoding(
     encode: Encode, corpus: Path, other: Path, store: Path, tmp_path: Path
-):
+) -> None:
     """Exit code 4, and no shard of the refused job."""
     encode(corpus)
     pinned = open_store(store).collection_info().codec_id
@@ -382,7 +388,7 @@ def test_another_codec_is_refused_before_any_encoding(
     assert set(store.glob("default/shards/*")) == shards
 
 
-def test_a_codec_of_another_width_is_refused(encode: Encode, corpus: Path, tmp_path: Path):
+def test_a_codec_of_another_width_is_refused(encode: Encode, corpus: Path, tmp_path: Path) -> None:
     """The message gives both widths."""
     vectors = np.random.default_rng(0).standard_normal((800, 16)).astype(np.float32)
     ProductCodec.train(vectors, num_subspaces=4, codebook_size=16).save(tmp_path / "narrow")
@@ -396,7 +402,7 @@ def test_a_codec_of_another_width_is_refused(encode: Encode, corpus: Path, tmp_p
 
 def test_a_filter_reads_the_metadata_of_the_corpus(
     encode: Encode, cli: Cli, corpus: Path, store: Path
-):
+) -> None:
     """Columns have the types that the corpus shows."""
     encode(corpus)
     where = "year >= 2004 and year < 2008 and lang = 'de'"
@@ -412,7 +418,7 @@ def test_a_filter_reads_the_metadata_of_the_corpus(
 
 def test_passages_are_deleted_by_passage_document_and_filter(
     encode: Encode, cli: Cli, corpus: Path, store: Path
-):
+) -> None:
     """Each makes a version; older versions keep what was deleted."""
     encode(corpus)
     deleted = [
@@ -436,7 +442,7 @@ def test_passages_are_deleted_by_passage_document_and_filter(
 
 def test_versions_can_be_listed_and_shown(
     encode: Encode, cli: Cli, corpus: Path, other: Path, store: Path
-):
+) -> None:
     """`collection ls`, `show` and `versions`, as tables and as JSON."""
     encode(corpus)
     encode(other)
@@ -454,7 +460,7 @@ def test_versions_can_be_listed_and_shown(
 
 def test_gc_says_what_it_would_delete_and_deletes_it_when_told(
     encode: Encode, cli: Cli, corpus: Path, other: Path, store: Path
-):
+) -> None:
     """The dry run changes nothing; afterwards the old version is gone and the new one whole."""
     encode(corpus)
     encode(other, "--mode", "replace")
@@ -471,7 +477,7 @@ def test_gc_says_what_it_would_delete_and_deletes_it_when_told(
     assert cli("collection", "verify", "--store", store).code == 0
 
 
-def test_verify_finds_a_flipped_bit(encode: Encode, cli: Cli, corpus: Path, store: Path):
+def test_verify_finds_a_flipped_bit(encode: Encode, cli: Cli, corpus: Path, store: Path) -> None:
     """A whole collection passes; a damaged one exits with 1 and names the object."""
     encode(corpus)
     whole = cli("collection", "verify", "--store", store)
@@ -487,7 +493,7 @@ def test_verify_finds_a_flipped_bit(encode: Encode, cli: Cli, corpus: Path, stor
     assert shard.name in damaged.out
 
 
-def test_jobs_can_be_listed_and_shown(encode: Encode, cli: Cli, corpus: Path, store: Path):
+def test_jobs_can_be_listed_and_shown(encode: Encode, cli: Cli, corpus: Path, store: Path) -> None:
     """`job ls` and `job show` tell options and progress; an unknown job exits with 3."""
     report = encode(corpus).json()
 
@@ -505,7 +511,7 @@ def test_jobs_can_be_listed_and_shown(encode: Encode, cli: Cli, corpus: Path, st
 
 def test_python_and_the_command_line_make_the_same_shards(
     encode: Encode, corpus: Path, store: Path, tmp_path: Path, tiny_encoder: Path
-):
+) -> None:
     """`memstore.encode` is the same job, given a store or its path."""
     by_command = encode(corpus).json()
     options: dict[str, Any] = {
@@ -525,7 +531,7 @@ def test_python_and_the_command_line_make_the_same_shards(
 
 def test_the_same_folder_with_other_weights_is_another_job(
     encode: Encode, corpus: Path, tmp_path: Path
-):
+) -> None:
     """Shards of an encoder that is gone are never published as those of the one in its place."""
     folder = save_encoder(tmp_path / "encoder")
     first = encode(corpus, "--encoder", folder, store=tmp_path / "first").json()
@@ -533,3 +539,79 @@ def test_the_same_folder_with_other_weights_is_another_job(
     second = encode(corpus, "--encoder", folder, store=tmp_path / "second").json()
 
     assert first["job_id"] != second["job_id"]
+
+
+def test_an_estimate_comes_before_the_work(encode: Encode, corpus: Path) -> None:
+    """Documents, tokens, bytes a token and time are told before the first partition is encoded, and
+    the figures are right for a corpus that is looked at whole.
+    """
+    done = encode(corpus)
+    report, lines = done.json(), done.err.splitlines()
+
+    assert any(line.startswith(f"job {report['job_id']}: 12 documents") for line in lines)
+    (estimate,) = [line for line in lines if line.startswith("to encode: ")]
+    assert f"about {report['num_tokens']:,} tokens in {report['num_passages']} pass" in estimate
+    assert "64 → 4 bytes a token" in estimate
+    speed = next(number for number, line in enumerate(lines) if "tokens/s each: about" in line)
+    assert lines.index(estimate) < speed
+    assert speed < next(n for n, line in enumerate(lines) if line.startswith("encoding, text"))
+
+
+def test_a_job_that_goes_on_says_how_much_is_done(
+    encode: Encode, corpus: Path, store: Path
+) -> None:
+    """After a loss of some shards, only those are encoded again."""
+    whole = encode(corpus, "--mode", "replace").json()
+    for path in (*store.glob("default/versions/*"), min(store.glob("default/shards/*"))):
+        path.unlink()
+
+    again = encode(corpus, "--mode", "replace")
+
+    assert again.json()["num_encoded"] == 1
+    assert f", {whole['num_partitions'] - 1} of them done" in again.err
+    assert again.json()["num_tokens"] == whole["num_tokens"]
+
+
+def test_quiet_prints_the_report_alone(
+    cli: Cli, corpus: Path, tiny_encoder: Path, store: Path
+) -> None:
+    """As a table on stdout; stderr stays empty."""
+    options = ("--encoder", tiny_encoder, "--window-tokens", 32, "--quiet")
+    done = cli("encode", corpus, "--store", store, *options)
+
+    fields = dict(line.split(maxsplit=1) for line in done.out.splitlines())
+    assert done.code == 0
+    assert done.err == ""
+    assert fields["num_documents"] == "12"
+    assert fields["already_done"] == "false"
+
+
+def test_whole_numbers_join_a_column_of_fractions(
+    encode: Encode, cli: Cli, corpus: Path, store: Path, tmp_path: Path
+) -> None:
+    """The second corpus takes the column's type; a filter sees both."""
+    halves = [{**record, "year": record["year"] + 0.5} for record in make_records(3, prefix="half")]
+    encode(write_jsonl(tmp_path / "halves.jsonl", halves))
+    done = encode(corpus)
+
+    assert done.code == 0
+    assert open_store(store).collection_info().metadata_columns["year"] == "double"
+    where = ("--where", "year > 2001.5 and year < 2003", "--output", "json")
+    found = cli("query", "sea", "--store", store, *where).json()
+    assert {hit["document_id"] for hit in found["hits"]} == {"doc-2", "half-2"}
+    assert encode(corpus).json()["already_done"]
+
+
+def test_a_column_of_another_type_is_refused_before_any_encoding(
+    encode: Encode, corpus: Path, store: Path, tmp_path: Path
+) -> None:
+    """Exit code 2 with both types, and no shard of the refused job."""
+    encode(corpus)
+    shards = set(store.glob("default/shards/*"))
+    words = [{**record, "year": "MM"} for record in make_records(3, prefix="other")]
+
+    done = encode(write_jsonl(tmp_path / "words.jsonl", words))
+
+    assert done.code == 2
+    assert "'year' is int64 in the collection and string" in done.err
+    assert set(store.glob("default/shards/*")) == shards

@@ -148,7 +148,9 @@ def test_every_layout_is_encoded_with_its_titles_and_exact_spans(
         assert joined == text
 
 
-def test_fields_of_generic_records_can_be_named(encode: Callable[..., Done], tmp_path: Path):
+def test_fields_of_generic_records_can_be_named(
+    encode: Callable[..., Done], tmp_path: Path
+) -> None:
     """`--id-field` and its like choose the fields; the others become metadata columns."""
     records: list[dict[str, Any]] = [
         {"key": 7, "body": "cold water", "head": "sea", "id": "x", "tags": ["a", "b"]}

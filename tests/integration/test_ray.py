@@ -51,7 +51,7 @@ def place(encode: Callable[..., Done], corpus: Path, tmp_path: Path) -> JobPlace
 
 def test_ray_and_one_process_make_the_same_shards(
     ray_runner: RayRunner, encode: Callable[..., Done], corpus: Path, tmp_path: Path
-):
+) -> None:
     """Codec, shards, passages and codes are equal to the byte, bad records are the same."""
     with corpus.open("ab") as file:
         file.write(b"{\n")
@@ -69,7 +69,7 @@ def test_ray_and_one_process_make_the_same_shards(
 
 def test_an_error_in_a_tokenizing_task_arrives_as_itself(
     ray_runner: RayRunner, place: JobPlace, corpus: Path
-):
+) -> None:
     """The corpus lost its end since it was scanned: the class and message of the library, not
     Ray's wrapping of them.
     """
@@ -85,7 +85,7 @@ def test_an_error_in_a_tokenizing_task_arrives_as_itself(
 
 def test_an_error_in_an_encoders_start_arrives_as_itself(
     ray_runner: RayRunner, place: JobPlace, corpus: Path
-):
+) -> None:
     """A damaged codec ends the job; encoders are not started for ever."""
     (tensors,) = Path(place.location).glob("default/codecs/*/codec.safetensors")
     data = bytearray(tensors.read_bytes())
@@ -101,7 +101,7 @@ def test_an_error_in_an_encoders_start_arrives_as_itself(
 
 def test_a_poison_partition_ends_the_job_with_its_own_error(
     ray_runner: RayRunner, encode: Callable[..., Done], tmp_path: Path
-):
+) -> None:
     """A passage that the encoder cannot take is not tried for ever; what other partitions gave is
     kept, and nothing is published.
     """
@@ -124,7 +124,7 @@ def test_a_poison_partition_ends_the_job_with_its_own_error(
 @pytest.mark.slow
 def test_a_partition_that_ends_its_workers_is_not_tried_for_ever(
     ray_runner: RayRunner, place: JobPlace, corpus: Path
-):
+) -> None:
     """Every encoder is killed as soon as it is there: the job gives up, and says what to do."""
     stopped = threading.Event()
     killed: set[int] = set()

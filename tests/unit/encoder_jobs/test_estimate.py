@@ -18,7 +18,7 @@ Plan = Callable[..., tuple[JobPlace, tuple[Partition, ...]]]
 
 def test_a_corpus_that_is_looked_at_whole_is_counted_exactly(
     plan: Plan, encoder_options: EncoderOptions
-):
+) -> None:
     """Tokens and passages are those that tokenizing makes."""
     _, partitions = plan(10)
     splitter = cached_splitter(encoder_options)
@@ -37,7 +37,7 @@ def test_a_corpus_that_is_looked_at_whole_is_counted_exactly(
 
 def test_a_long_corpus_is_extrapolated_from_its_sampled_partitions(
     plan: Plan, encoder_options: EncoderOptions
-):
+) -> None:
     """Within a tenth, for texts that are alike."""
     _, partitions = plan(120, partition_bytes=300)
     splitter, identity = cached_splitter(encoder_options), read_identity(encoder_options)
@@ -49,7 +49,7 @@ def test_a_long_corpus_is_extrapolated_from_its_sampled_partitions(
     assert found.num_tokens == pytest.approx(exact.num_tokens, rel=0.1)
 
 
-def test_nothing_left_is_no_work(plan: Plan, encoder_options: EncoderOptions):
+def test_nothing_left_is_no_work(plan: Plan, encoder_options: EncoderOptions) -> None:
     """A job that only has to be committed."""
     splitter, identity = cached_splitter(encoder_options), read_identity(encoder_options)
 

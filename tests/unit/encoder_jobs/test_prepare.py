@@ -43,7 +43,7 @@ def _put_codec(place: JobPlace) -> ProductCodec:
     return codec
 
 
-def test_a_sample_is_spread_over_the_whole_input(plan: Plan):
+def test_a_sample_is_spread_over_the_whole_input(plan: Plan) -> None:
     """At most 32 partitions, the first and the last among them; all of a small input."""
     _, partitions = plan(60, partition_bytes=300)
     few = partitions[:5]
@@ -57,7 +57,7 @@ def test_a_sample_is_spread_over_the_whole_input(plan: Plan):
     assert choose_sampled(few) == list(few)
 
 
-def test_a_codec_is_trained_on_the_whole_of_a_small_corpus(plan: Plan):
+def test_a_codec_is_trained_on_the_whole_of_a_small_corpus(plan: Plan) -> None:
     """The codec is stored and pinned with its error on held-out memories."""
     place, partitions = plan(10)
     steps = _prepare(place, partitions)
@@ -73,7 +73,7 @@ def test_a_codec_is_trained_on_the_whole_of_a_small_corpus(plan: Plan):
     assert 0 < pins.reconstruction_error < 1
 
 
-def test_the_sample_is_about_as_large_as_asked(plan: Plan):
+def test_the_sample_is_about_as_large_as_asked(plan: Plan) -> None:
     """A passage more from each partition at most, and never none."""
     place, partitions = plan(30, codec_sample_tokens=300)
     sampled = choose_sampled(partitions)
@@ -83,7 +83,7 @@ def test_the_sample_is_about_as_large_as_asked(plan: Plan):
     assert 300 <= num_tokens <= 300 + 16 * len(sampled)
 
 
-def test_the_same_job_trains_the_same_codec(plan: Plan, tmp_path: Path):
+def test_the_same_job_trains_the_same_codec(plan: Plan, tmp_path: Path) -> None:
     """Another run from nothing, as after a lost store, has the same codec id."""
     place, partitions = plan(10)
     _prepare(place, partitions)
@@ -96,7 +96,7 @@ def test_the_same_job_trains_the_same_codec(plan: Plan, tmp_path: Path):
     assert _pins(other) == first
 
 
-def test_what_is_pinned_is_not_decided_again(plan: Plan):
+def test_what_is_pinned_is_not_decided_again(plan: Plan) -> None:
     """A second run goes straight on."""
     place, partitions = plan(4)
     decided = JobPins(codec_id="1" * 64, dictionary="", reconstruction_error=None)
@@ -106,7 +106,7 @@ def test_what_is_pinned_is_not_decided_again(plan: Plan):
     assert _pins(place) == decided
 
 
-def test_a_given_codec_is_used(plan: Plan):
+def test_a_given_codec_is_used(plan: Plan) -> None:
     """No codec is trained, and no error is stated."""
     probe, _ = plan(4)
     codec = _put_codec(probe)
@@ -119,7 +119,7 @@ def test_a_given_codec_is_used(plan: Plan):
     assert _pins(place).reconstruction_error is None
 
 
-def test_a_given_codec_that_is_gone_is_an_error(plan: Plan):
+def test_a_given_codec_that_is_gone_is_an_error(plan: Plan) -> None:
     """Nothing is pinned."""
     place, partitions = plan(4, codec="0" * 64)
 
@@ -128,7 +128,7 @@ def test_a_given_codec_that_is_gone_is_an_error(plan: Plan):
     assert place.open().pins() is None
 
 
-def test_a_short_corpus_has_no_text_dictionary(plan: Plan):
+def test_a_short_corpus_has_no_text_dictionary(plan: Plan) -> None:
     """There is too little to learn one from."""
     place, partitions = plan(4)
     _prepare(place, partitions)
@@ -136,7 +136,7 @@ def test_a_short_corpus_has_no_text_dictionary(plan: Plan):
     assert _pins(place).dictionary == ""
 
 
-def test_a_corpus_of_one_word_can_be_prepared(plan: Plan):
+def test_a_corpus_of_one_word_can_be_prepared(plan: Plan) -> None:
     """Training and held-out memories are then the same."""
     place, partitions = plan(1, partition_bytes=10**6)
     _prepare(place, partitions)

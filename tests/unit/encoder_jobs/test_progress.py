@@ -29,7 +29,7 @@ def _lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return captured.err.splitlines()
 
 
-def test_a_line_every_thirty_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]):
+def test_a_line_every_thirty_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """With what is done, the rate and the time left; nothing in between, and one at the end."""
     with ProgressDisplay(clock=clock, terminal=False) as display:
         for second in range(101):
@@ -44,7 +44,9 @@ def test_a_line_every_thirty_seconds(clock: Clock, capsys: pytest.CaptureFixture
     ]
 
 
-def test_a_rate_that_is_given_stands_instead(clock: Clock, capsys: pytest.CaptureFixture[str]):
+def test_a_rate_that_is_given_stands_instead(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Such as tokens where bytes are counted."""
     with ProgressDisplay(clock=clock, terminal=False) as display:
         display.update("encoding, text bytes", 0, 10)
@@ -54,7 +56,9 @@ def test_a_rate_that_is_given_stands_instead(clock: Clock, capsys: pytest.Captur
     assert _lines(capsys) == ["encoding, text bytes: 5 of 10, 77 tokens/s, about 31 s left"]
 
 
-def test_a_phase_counts_from_its_first_update(clock: Clock, capsys: pytest.CaptureFixture[str]):
+def test_a_phase_counts_from_its_first_update(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The time before it is not its own, and a first update at 0 says nothing yet."""
     with ProgressDisplay(clock=clock, terminal=False) as display:
         display.update("reading, bytes", 0, 4)
@@ -70,7 +74,7 @@ def test_a_phase_counts_from_its_first_update(clock: Clock, capsys: pytest.Captu
 
 def test_a_phase_that_is_whole_at_once_has_no_rate(
     clock: Clock, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     """No time has passed to divide by."""
     with ProgressDisplay(clock=clock, terminal=False) as display:
         display.update("reading, bytes", 4, 4)
@@ -78,7 +82,7 @@ def test_a_phase_that_is_whole_at_once_has_no_rate(
     assert _lines(capsys) == ["reading, bytes: 4 of 4"]
 
 
-def test_quiet_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]):
+def test_quiet_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither lines nor a bar."""
     for terminal in (False, True):
         with ProgressDisplay(quiet=True, clock=clock, terminal=terminal) as display:
@@ -88,7 +92,7 @@ def test_quiet_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]):
     assert _lines(capsys) == []
 
 
-def test_a_terminal_gets_a_bar(clock: Clock, capsys: pytest.CaptureFixture[str]):
+def test_a_terminal_gets_a_bar(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """With phase, count and rate; lines of `say` stand above it."""
     with ProgressDisplay(clock=clock, terminal=True) as display:
         display.say("job 1")
@@ -103,7 +107,7 @@ def test_a_terminal_gets_a_bar(clock: Clock, capsys: pytest.CaptureFixture[str])
     assert "2 bytes/s" in shown
 
 
-def test_text_in_brackets_is_no_markup(clock: Clock, capsys: pytest.CaptureFixture[str]):
+def test_text_in_brackets_is_no_markup(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     """A file called `[bold]` is shown as it is, and a long line is not broken."""
     with ProgressDisplay(clock=clock, terminal=False) as display:
         display.say("[bold]" + "x" * 300)

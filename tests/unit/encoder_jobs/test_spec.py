@@ -67,7 +67,7 @@ def _receipt(partition: int, entry: ShardEntry | None = ENTRY) -> Receipt:
     return Receipt(partition=partition, entry=entry, bad_records=(bad,))
 
 
-def test_options_survive_json():
+def test_options_survive_json() -> None:
     """What a worker reads is what the user chose."""
     options = EncodeOptions(
         collection="wiki",
@@ -82,7 +82,7 @@ def test_options_survive_json():
     assert EncodeOptions.from_dict(json.loads(json.dumps(asdict(options)))) == options
 
 
-def test_a_spec_survives_json():
+def test_a_spec_survives_json() -> None:
     """Its id with it."""
     back = JobSpec.from_dict(json.loads(json.dumps(SPEC.to_dict())))
 
@@ -100,26 +100,26 @@ def test_a_spec_survives_json():
         {"inputs": {"other.jsonl": "a" * 64}},
     ],
 )
-def test_another_option_encoder_or_input_is_another_job(change: dict[str, Any]):
+def test_another_option_encoder_or_input_is_another_job(change: dict[str, Any]) -> None:
     """The id is the digest of all that decides the shards."""
     assert replace(SPEC, **change).job_id != SPEC.job_id
 
 
 @pytest.mark.parametrize("number", [0, -1])
 @pytest.mark.parametrize("name", ["partition_bytes", "codec_sample_tokens"])
-def test_sizes_below_one_are_refused(name: str, number: int):
+def test_sizes_below_one_are_refused(name: str, number: Any) -> None:
     """A partition or a sample holds something."""
     with pytest.raises(ConfigError, match="at least 1"):
         EncodeOptions(**{name: number})
 
 
-def test_an_unknown_mode_is_refused():
+def test_an_unknown_mode_is_refused() -> None:
     """The message lists those that there are."""
     with pytest.raises(ConfigError, match="append, upsert, replace"):
         EncodeOptions(mode="merge")  # type: ignore[arg-type]
 
 
-def test_a_job_without_records_says_so(job: JobFolder):
+def test_a_job_without_records_says_so(job: JobFolder) -> None:
     """No spec is an error, no pins and no receipts are not."""
     with pytest.raises(NotFoundError):
         job.spec()
@@ -127,7 +127,7 @@ def test_a_job_without_records_says_so(job: JobFolder):
     assert job.receipts() == {}
 
 
-def test_the_first_writer_of_pins_wins(job: JobFolder, collection: Collection):
+def test_the_first_writer_of_pins_wins(job: JobFolder, collection: Collection) -> None:
     """Two runs at once agree on the codec of the first."""
     first = JobPins(codec_id="1" * 64, dictionary="", reconstruction_error=0.25)
     second = JobPins(codec_id="2" * 64, dictionary="", reconstruction_error=None)
@@ -137,7 +137,7 @@ def test_the_first_writer_of_pins_wins(job: JobFolder, collection: Collection):
     assert job.pins() == first
 
 
-def test_the_first_writer_of_a_receipt_wins(job: JobFolder, collection: Collection):
+def test_the_first_writer_of_a_receipt_wins(job: JobFolder, collection: Collection) -> None:
     """A second worker of the same partition gets the receipt that counts."""
     _store_shard(collection, ENTRY)
     first = _receipt(0)
@@ -148,7 +148,7 @@ def test_the_first_writer_of_a_receipt_wins(job: JobFolder, collection: Collecti
     assert job.receipts() == {0: first}
 
 
-def test_a_partition_without_passages_has_a_receipt_too(job: JobFolder):
+def test_a_partition_without_passages_has_a_receipt_too(job: JobFolder) -> None:
     """It is not read again."""
     empty = _receipt(1, None)
     job.put_receipt(empty)
@@ -156,7 +156,7 @@ def test_a_partition_without_passages_has_a_receipt_too(job: JobFolder):
     assert job.receipts() == {1: empty}
 
 
-def test_receipts_of_lost_shards_do_not_count(job: JobFolder, collection: Collection):
+def test_receipts_of_lost_shards_do_not_count(job: JobFolder, collection: Collection) -> None:
     """They are deleted when the job goes on, so that new ones can be written; the others stay."""
     _store_shard(collection, ENTRY)
     kept, lost = _receipt(0), _receipt(1, replace(ENTRY, shard_id="lost-1"))
@@ -170,7 +170,7 @@ def test_receipts_of_lost_shards_do_not_count(job: JobFolder, collection: Collec
     assert job.receipts() == {0: kept, 1: rewritten}
 
 
-def test_without_its_codec_a_job_begins_afresh(job: JobFolder, collection: Collection):
+def test_without_its_codec_a_job_begins_afresh(job: JobFolder, collection: Collection) -> None:
     """Shards of a codec that is gone cannot be finished by others."""
     codec = _put_codec(collection)
     job.put_pins(JobPins(codec_id=codec.id, dictionary="", reconstruction_error=None))
@@ -185,7 +185,7 @@ def test_without_its_codec_a_job_begins_afresh(job: JobFolder, collection: Colle
     assert job.put_receipt(_receipt(0, None)).entry is None
 
 
-def test_without_its_dictionary_a_job_begins_afresh(job: JobFolder, collection: Collection):
+def test_without_its_dictionary_a_job_begins_afresh(job: JobFolder, collection: Collection) -> None:
     """As without its codec."""
     codec = _put_codec(collection)
     digest = collection.put_dictionary(b"a dictionary")
@@ -197,7 +197,7 @@ def test_without_its_dictionary_a_job_begins_afresh(job: JobFolder, collection: 
     assert job.receipts() == {}
 
 
-def test_an_unfinished_file_is_no_receipt(job: JobFolder, collection: Collection):
+def test_an_unfinished_file_is_no_receipt(job: JobFolder, collection: Collection) -> None:
     """A writer that was killed leaves a temporary file behind."""
     job.put_receipt(_receipt(0, None))
     collection.store.put(collection.key(f"jobs/{job.job_id}/receipts/.tmp-1"), b'{"sha')
@@ -205,7 +205,9 @@ def test_an_unfinished_file_is_no_receipt(job: JobFolder, collection: Collection
     assert set(job.receipts()) == {0}
 
 
-def test_a_damaged_receipt_is_an_error(job: JobFolder, collection: Collection, tmp_path: Path):
+def test_a_damaged_receipt_is_an_error(
+    job: JobFolder, collection: Collection, tmp_path: Path
+) -> None:
     """It is never taken for an absent one, nor believed."""
     job.put_receipt(_receipt(0, None))
     (path,) = tmp_path.glob("store/default/jobs/*/receipts/*.json")
@@ -215,7 +217,7 @@ def test_a_damaged_receipt_is_an_error(job: JobFolder, collection: Collection, t
         job.receipts()
 
 
-def test_attempts_are_counted_until_one_comes_to_an_end(job: JobFolder):
+def test_attempts_are_counted_until_one_comes_to_an_end(job: JobFolder) -> None:
     """Each partition has a count of its own."""
     begun = [job.begin(3), job.begin(3), job.begin(4)]
     job.forget_attempts(3)
@@ -226,7 +228,7 @@ def test_attempts_are_counted_until_one_comes_to_an_end(job: JobFolder):
     assert (job.begin(3), job.begin(4)) == (1, 1)
 
 
-def test_dead_letters_are_json_lines(job: JobFolder):
+def test_dead_letters_are_json_lines(job: JobFolder) -> None:
     """A user can read them where the answer says."""
     bad = [BadRecord("naïve.jsonl", 3, "the id is empty"), BadRecord("b", 1, "no field 'id'")]
 
@@ -235,7 +237,9 @@ def test_dead_letters_are_json_lines(job: JobFolder):
     assert [BadRecord(**json.loads(line)) for line in lines] == bad
 
 
-def test_jobs_are_listed_by_their_specs(collection: Collection, make_jobs: Callable[[], set[str]]):
+def test_jobs_are_listed_by_their_specs(
+    collection: Collection, make_jobs: Callable[[], set[str]]
+) -> None:
     """A folder without a spec is no job."""
     planned = make_jobs()
     JobFolder(collection, "0" * 32).put_receipt(_receipt(0, None))

@@ -44,7 +44,7 @@ def _same(one: TokenizedPartition, other: TokenizedPartition) -> bool:
     )
 
 
-def test_a_tokenized_partition_survives_the_journey():
+def test_a_tokenized_partition_survives_the_journey() -> None:
     """Texts of any script, metadata of every type and its order of size, and bad records."""
     passage = Passage(
         document_id="naïve#1",
@@ -74,14 +74,16 @@ def test_a_tokenized_partition_survives_the_journey():
     assert kinds["year"] is int
 
 
-def test_an_empty_partition_survives_the_journey():
+def test_an_empty_partition_survives_the_journey() -> None:
     """A partition of bad records alone has no passages."""
     partition = TokenizedPartition(0, [], [BadRecord("a", 1, "the id is empty")])
 
     assert _same(TokenizedPartition.from_bytes(partition.to_bytes()), partition)
 
 
-def test_tokenizing_keeps_the_order_and_casts_metadata(plan: Plan, encoder_options: EncoderOptions):
+def test_tokenizing_keeps_the_order_and_casts_metadata(
+    plan: Plan, encoder_options: EncoderOptions
+) -> None:
     """Passages follow their documents, and a column has one type in all partitions."""
     _, partitions = plan(6)
     splitter = cached_splitter(encoder_options)
@@ -95,7 +97,7 @@ def test_tokenizing_keeps_the_order_and_casts_metadata(plan: Plan, encoder_optio
     assert {type(year) for year in years} == {float}
 
 
-def test_codes_stand_in_the_order_of_the_passages(encoder_options: EncoderOptions):
+def test_codes_stand_in_the_order_of_the_passages(encoder_options: EncoderOptions) -> None:
     """Whatever batches the encoder forms: each passage has the codes and the vector that it has
     when it is encoded alone.
     """
@@ -123,7 +125,7 @@ def test_codes_stand_in_the_order_of_the_passages(encoder_options: EncoderOption
     assert start == len(records)
 
 
-def test_an_encoder_that_is_not_the_jobs_is_refused(tmp_path: Path):
+def test_an_encoder_that_is_not_the_jobs_is_refused(tmp_path: Path) -> None:
     """A machine whose checkpoint differs makes no shard."""
     options = EncoderOptions(source=str(save_encoder(tmp_path / "encoder", seed=3)))
 
@@ -143,7 +145,7 @@ def prepared(plan: Plan, encoder_options: EncoderOptions) -> tuple[JobPlace, Tok
 
 def test_a_partition_becomes_one_shard_and_one_receipt(
     prepared: tuple[JobPlace, TokenizedPartition],
-):
+) -> None:
     """The receipt describes the shard; a second worker makes the same one and gets the same
     receipt.
     """
@@ -164,7 +166,9 @@ def test_a_partition_becomes_one_shard_and_one_receipt(
     assert entry.shard_id.startswith(f"{place.job_id[:16]}-00000000-")
 
 
-def test_a_partition_without_passages_has_no_shard(prepared: tuple[JobPlace, TokenizedPartition]):
+def test_a_partition_without_passages_has_no_shard(
+    prepared: tuple[JobPlace, TokenizedPartition],
+) -> None:
     """Its receipt carries the bad records alone."""
     place, _ = prepared
     bad = BadRecord("corpus.jsonl", 1, "the id is empty")
