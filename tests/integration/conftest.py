@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from memstore.cli.main import run
-from tests.tiny import save_encoder
+from tests.tiny import make_records, save_encoder, write_jsonl
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,32 @@ def encode(cli: Callable[..., Done], tiny_encoder: Path, tmp_path: Path) -> Call
         )
 
     return call
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """The folder that `encode` writes to."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Twelve documents in five or so partitions."""
+    return write_jsonl(tmp_path / "corpus.jsonl", make_records(12))
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """Four documents of other ids."""
+    return write_jsonl(tmp_path / "other.jsonl", make_records(4, prefix="other"))
+
+
+@pytest.fixture
+def changed(tmp_path: Path) -> Path:
+    """New texts, much shorter, for three documents of `corpus`, and one document that is new."""
+    records = [
+        {**record, "text": f"new {record['text'][:20].strip()}"} for record in make_records(3)
+    ]
+    return write_jsonl(
+        tmp_path / "changed.jsonl", [*records, {**records[0], "id": "new", "text": "fog and bell"}]
+    )
