@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-FAST_TESTS := tests/unit tests/contract tests/property tests/format tests/meta tests/deploy
+TESTS := -m 'not slow and not gpu' -n 2 --dist loadfile
+FAST_TESTS := tests/unit tests/contract tests/format tests/meta tests/deploy
 
 .DEFAULT_GOAL := help
 
@@ -22,20 +23,24 @@ $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/bin/python
 demo: $(VENV)/.demo  ## install, encode a real corpus, serve it, ask it
 	$(BIN)/python -m examples.demo
 
-.PHONY: check
-check: $(VENV)/.dev  ## format, lint, import contracts, types, spelling
+.PHONY: lint
+lint: $(VENV)/.dev  ## format, lint, import contracts, types, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+.PHONY: check
+check: lint  ## lint and the fast tests: before a commit
+	$(BIN)/pytest $(TESTS) -q $(FAST_TESTS)
+
 .PHONY: test
-test: check  ## check, and every test that needs no GPU and no patience
-	$(BIN)/pytest -m 'not slow and not gpu' -n 2 --dist loadfile -q
+test: lint  ## lint and every test that needs no GPU and no patience: before a push
+	$(BIN)/pytest $(TESTS) -q
 
 .PHONY: test-all
-test-all: check  ## all tests, the long ones too
+test-all: lint  ## the long fault tests too
 	$(BIN)/pytest -m 'not gpu' -q
 
 .PHONY: bench

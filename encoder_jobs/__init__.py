@@ -1,3 +1,3 @@
-"""Encoding jobs: corpora in, one committed version out, exactly once, on one machine or a Ray
+"""Encoding jobs: a corpus in, one committed version out, exactly once, on one machine or a Ray
 cluster.
 """

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from encoder_jobs.spec import EncodeOptions, JobFolder, JobSpec, Receipt
+from encoder_jobs.options import EncodeOptions
+from encoder_jobs.records import JobFolder
+from encoder_jobs.spec import JobSpec, Receipt
 from memstore.errors import (
     AlreadyExistsError,
     CodecMismatchError,

@@ -13,7 +13,7 @@ from memstore.cli.render import Output, print_fields, print_json, print_table
 from memstore.errors import JobNotFoundError, PartialError
 
 if TYPE_CHECKING:
-    from encoder_jobs.spec import JobFolder
+    from encoder_jobs.records import JobFolder
 
 _NewStoreOption = Annotated[
     str, typer.Option("--store", help="Folder of the store; made if missing.")
@@ -48,7 +48,8 @@ def encode(
     ray: Annotated[
         str,
         typer.Option(
-            help="'none': this process; 'local': Ray on this machine; or a cluster's address."
+            help="'none': this process; 'local': Ray on this machine; "
+            "'auto' or host:port: a running cluster, from inside it."
         ),
     ] = "none",
     encoder: Annotated[
@@ -127,11 +128,14 @@ def encode(
         print_json(report.to_dict())
     else:
         print_fields(report.to_dict())
-    if report.num_bad_records and not report.already_done:
-        raise PartialError(
-            f"{report.num_bad_records} records could not be read and were left out; see "
-            f"{report.dead_letters}"
+    if report.num_bad_records:
+        left_out = (
+            f"{report.num_bad_records} records could not be read and were left out; "
+            f"see {report.dead_letters}"
         )
+        if not report.already_done:
+            raise PartialError(left_out)
+        typer.echo(f"note: {left_out}", err=True)
 
 
 def ls(
@@ -173,7 +177,7 @@ def show(
 
 
 def _jobs(store: str, collection: str) -> list[JobFolder]:
-    from encoder_jobs.spec import list_jobs
+    from encoder_jobs.records import list_jobs
     from memstore.service import open_store
 
     return list(list_jobs(open_store(store, create=False).collection(collection)))

@@ -22,25 +22,16 @@ from encoder_jobs.admission import (
     refuse_known_documents,
 )
 from encoder_jobs.estimate import estimate_work
+from encoder_jobs.options import EncodeOptions, make_options
 from encoder_jobs.prepare import Step, choose_sampled
 from encoder_jobs.progress import ProgressDisplay
+from encoder_jobs.records import JobFolder, JobPlace
 from encoder_jobs.runners import Runner, check_runner, make_runner
-from encoder_jobs.spec import (
-    EncodeOptions,
-    JobFolder,
-    JobPins,
-    JobPlace,
-    JobSpec,
-    Receipt,
-)
+from encoder_jobs.spec import JobPins, JobSpec, Receipt
 from encoder_jobs.stages import cached_splitter, load_codec
 from memstore.codec import ProductCodec
-from memstore.encoders import EncoderOptions, read_identity
-from memstore.errors import (
-    CollectionNotFoundError,
-    InternalError,
-    InvalidInputError,
-)
+from memstore.encoders import read_identity
+from memstore.errors import CollectionNotFoundError, InternalError, InvalidInputError
 from memstore.index import ensure_inverted
 from memstore.service import Store, open_store
 from memstore.storage import (
@@ -53,8 +44,6 @@ from memstore.storage import (
 )
 from memstore.text import Partition, open_corpus, scan
 from memstore.types import EncoderIdentity
-
-_ENCODER_FIELDS = ("live_fraction", "window_tokens", "stride_tokens", "template", "retriever")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +84,6 @@ class EncodeReport:
         return asdict(self)
 
 
-def make_options(*, encoder: str | None = None, **options: Any) -> EncodeOptions:
-    """Build `EncodeOptions` from flat keywords: its own fields, `encoder` (the source) and the
-    fields of `EncoderOptions`.
-    """
-    chosen = {name: options.pop(name) for name in _ENCODER_FIELDS if name in options}
-    if encoder is not None:
-        chosen["source"] = encoder
-    return EncodeOptions(encoder=EncoderOptions(**chosen), **options)
-
-
 def encode(
     corpus: str | Path,
     *,
@@ -118,7 +97,8 @@ def encode(
     Args:
         corpus: a file or folder.
         store: a store or its path.
-        ray: `"none"` (this process), `"local"` or a cluster's address.
+        ray: `"none"` (this process), `"local"` (Ray on this machine), or a running cluster's
+            address, `"auto"` or `"host:port"`.
         quiet: show no progress.
         options: see `make_options`.
 
@@ -163,13 +143,13 @@ class Job:
             return self._report(spec, job, receipts, version=base.version, already_done=True)
         if spec.options.mode == "append" and base is not None:
             refuse_known_documents(base, partitions)
-        spec = job.put_spec(spec)
-        job.drop_lost()
+        # Metadata types are the first run's; the encoder's folder is where this run found it.
+        spec = replace(job.put_spec(spec), options=spec.options)
+        job.recover()
         if grows is not None:
             check_job(grows, spec, job)
-        job.forget_attempts()
         todo = [partition for partition in partitions if partition.index not in receipts]
-        num_tokens = self._announce(spec, todo, base)
+        num_tokens = self._announce(spec, todo, self._record_words(job, grows))
         runner = make_runner(ray)
         try:
             self._prepare(runner, job, partitions, num_tokens)
@@ -207,9 +187,19 @@ class Job:
         )
         return spec, found.partitions
 
-    def _announce(self, spec: JobSpec, todo: list[Partition], base: Snapshot | None) -> int:
+    def _record_words(self, job: JobFolder, base: Snapshot | None) -> int:
+        """Return W of the job's codec: of the one that it pinned, was given or finds in the
+        collection, else what a new one is likely to have.
+        """
+        pins = job.pins()
+        codec_id = pins.codec_id if pins else self._options.codec
+        if codec_id != "auto":
+            return load_codec(self._collection, codec_id).record_words
+        return base.manifest.record_words if base else self._identity.memory_dim // 16
+
+    def _announce(self, spec: JobSpec, todo: list[Partition], record_words: int) -> int:
         """Say what is coming; return about how many tokens."""
-        record_bytes = 2 * (base.manifest.record_words if base else self._identity.memory_dim // 16)
+        record_bytes = 2 * record_words
         work = estimate_work(
             todo,
             choose_sampled(todo) if todo else (),
@@ -263,7 +253,12 @@ class Job:
         return receipts
 
     def _place(self, job: JobFolder) -> JobPlace:
-        return JobPlace(self._store.objects.location, self._collection.name, job.job_id)
+        return JobPlace(
+            location=self._store.objects.location,
+            collection=self._collection.name,
+            job_id=job.job_id,
+            encoder=self._options.encoder,
+        )
 
     def _commit(
         self, spec: JobSpec, job: JobFolder, receipts: dict[int, Receipt], num_encoded: int

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from encoder_jobs.spec import JobPins, JobPlace, JobSpec
+from encoder_jobs.records import JobPlace
+from encoder_jobs.spec import JobPins, JobSpec
 from encoder_jobs.stages import (
     cached_encoder,
     cached_splitter,
@@ -27,7 +28,7 @@ from memstore.codec import ProductCodec, choose_layout, reconstruction
 from memstore.errors import CollectionNotFoundError, InvalidInputError
 from memstore.storage import Collection, train_dictionary
 from memstore.text import Partition
-from memstore.types import MemoryEncoder, TokenizedPassage
+from memstore.types import MemoryEncoder, PassageSplitter, TokenizedPassage
 
 _SAMPLED_PARTITIONS = 32
 _HELD_OUT_EVERY = 10
@@ -69,10 +70,10 @@ def prepare_job(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step 
         return
     use_all_cores()
     spec, collection = job.spec(), job.collection
-    sample = _sample_passages(spec, sampled)
+    sample = _sample_passages(cached_splitter(place.encoder), spec, sampled)
     if not sample:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
-    encoder = cached_encoder(spec.options.encoder, spec.encoder_id)
+    encoder = cached_encoder(place.encoder, spec.encoder_id)
     yield _probe(encoder, sample)
     dictionary = collection.put_dictionary(train_dictionary([p.passage.text for p in sample]))
     codec_id, error = _given_codec(collection, spec), None
@@ -112,9 +113,10 @@ def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
         return None
 
 
-def _sample_passages(spec: JobSpec, sampled: Sequence[Partition]) -> list[TokenizedPassage]:
+def _sample_passages(
+    splitter: PassageSplitter, spec: JobSpec, sampled: Sequence[Partition]
+) -> list[TokenizedPassage]:
     """Return passages of about `codec_sample_tokens` tokens, as many tokens from each partition."""
-    splitter = cached_splitter(spec.options.encoder)
     quota = spec.options.codec_sample_tokens / len(sampled)
     sample: list[TokenizedPassage] = []
     for partition in sampled:

@@ -1,5 +1,5 @@
-"""Progress of a long command on stderr: a bar with rate and ETA on a terminal, one log line per 30
-s elsewhere.
+"""Progress of a long command on stderr: a bar with rate and ETA on a terminal, elsewhere a line
+every 30 s.
 """
 
 from __future__ import annotations

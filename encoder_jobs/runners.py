@@ -1,8 +1,8 @@
 """Who drives the stages: this process, or Ray Data on one machine or a cluster.
 
 A row of the Ray dataset is a partition, never a passage: token ids cross the object store, memories
-    and codebooks do not. Ray may run a partition twice; receipts and shards are create-only and
-    deterministic, so nothing comes of it.
+and codebooks do not. Ray may run a partition twice; receipts and shards are create-only and
+deterministic, so nothing comes of it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from encoder_jobs.prepare import Speed, Step, prepare_job
-from encoder_jobs.spec import JobPlace, JobSpec, Receipt
+from encoder_jobs.records import JobPlace
+from encoder_jobs.spec import JobSpec, Receipt
 from encoder_jobs.stages import PartitionEncoder, TokenizedPartition, cached_splitter, tokenize
 from memstore.errors import (
     ConfigError,
@@ -73,7 +74,7 @@ class LocalRunner:
         self, place: JobPlace, spec: JobSpec, partitions: Sequence[Partition]
     ) -> Iterator[Receipt]:
         """See `Runner.encode`."""
-        splitter = cached_splitter(spec.options.encoder)
+        splitter = cached_splitter(place.encoder)
         encoder = PartitionEncoder(place)
         with ThreadPoolExecutor(1) as pool:
             pending = None
@@ -93,12 +94,15 @@ class RayRunner:
     """Ray Data: tokenizing tasks feed a pool of encoder actors.
 
     Args:
-        address: `"local"` starts Ray on this machine; else a running cluster's address (`"auto"`,
-            `"ray://…"`).
+        address: `"local"` starts Ray on this machine; else a running cluster's, `"auto"` or
+            `"host:port"`.
+
+    Raises:
+        UnavailableError: if the cluster does not let this process in.
     """
 
     def __init__(self, address: str) -> None:
-        ray = self._ray = _import_ray()
+        ray = self._ray = _import_ray(address)
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _start(ray, address)
@@ -109,7 +113,7 @@ class RayRunner:
     def num_encoders(self) -> int:
         """One encoder a GPU; without GPUs one a machine, which uses its cores as threads."""
         num_gpus = int(self._ray.cluster_resources().get("GPU", 0))
-        return num_gpus or sum(node["Alive"] for node in self._ray.nodes())
+        return num_gpus or len(cpus_of_machines(self._ray.nodes()))
 
     def prepare(self, place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step | Speed]:
         """See `Runner.prepare`; a remote task with an encoder's resources streams it back."""
@@ -152,23 +156,45 @@ class RayRunner:
         """
         if self._ray.cluster_resources().get("GPU", 0):
             return {"num_cpus": 1, "num_gpus": 1}
-        smallest = min(
-            node["Resources"].get("CPU", 1) for node in self._ray.nodes() if node["Alive"]
+        return {"num_cpus": max(0.5, min(cpus_of_machines(self._ray.nodes())) - 1)}
+
+
+def cpus_of_machines(nodes: Sequence[dict[str, Any]]) -> list[float]:
+    """Return how many CPUs each machine of a cluster offers that can hold an encoder.
+
+    Args:
+        nodes: as `ray.nodes()` tells them. A head that offers no CPU (`--num-cpus 0`) only plans.
+
+    Raises:
+        UnavailableError: if none of them offers a CPU.
+    """
+    offered = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    cpus = [count for count in offered if count >= 1]
+    if not cpus:
+        raise UnavailableError(
+            f"none of the {len(offered)} machines of the Ray cluster offers a CPU to encode on; "
+            "wait for its workers, or start one"
         )
-        return {"num_cpus": max(0.5, smallest - 1)}
+    return cpus
 
 
 def check_runner(ray: str) -> None:
     """Refuse, before any work, a `--ray` that cannot be served.
 
     Raises:
-        ConfigError: if it is empty. MissingDependencyError: if Ray is wanted and not installed.
+        ConfigError: if it is empty, or an address of Ray Client, which cannot stream results.
+        MissingDependencyError: if Ray is wanted and not installed.
     """
     if not ray:
         raise ConfigError("--ray is empty; wanted 'none', 'local' or the address of a Ray cluster")
+    if ray.startswith("ray://"):
+        raise ConfigError(
+            f"--ray {ray} is an address of Ray Client, which cannot stream results back; submit "
+            "the command from inside the cluster with --ray auto, or pass the cluster's host:port"
+        )
     if ray != "none":
         try:
-            _import_ray()
+            _import_ray(ray)
         except ModuleNotFoundError as err:
             raise MissingDependencyError(
                 f"--ray {ray} needs {err.name!r}; install it with: pip install 'memstore[jobs]'",
@@ -177,30 +203,36 @@ def check_runner(ray: str) -> None:
 
 
 def make_runner(ray: str) -> Runner:
-    """Return the runner that `--ray` names: `"none"`, `"local"` or a cluster's address."""
+    """Return the runner that `--ray` names: `"none"`, `"local"`, `"auto"` or `"host:port"`."""
     return LocalRunner() if ray == "none" else RayRunner(ray)
 
 
-def _import_ray() -> Any:
+def _import_ray(address: str) -> Any:
     if "ray" not in sys.modules:  # it reads these when it is imported, and never again
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # an open Ray port runs anybody's code
+        if address == "local":  # an open Ray port runs anybody's code; a cluster has its operator
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not the user's
     return importlib.import_module("ray")
 
 
 def _start(ray: Any, address: str) -> None:
     """Start Ray on this machine, or join a cluster."""
+    from ray.exceptions import RayError
+
     is_local = address == "local"
     try:
         ray.init(
-            address=None if is_local else address,
+            address=address,
             include_dashboard=False if is_local else None,
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except ConnectionError as err:
+    except (ConnectionError, RuntimeError, ValueError, RayError) as err:
+        reason = next(iter(str(err).strip().splitlines()), type(err).__name__).rstrip(".")
         raise UnavailableError(
-            f"no Ray cluster answers at {address!r}: {err}; start one, or use --ray local",
+            f"--ray {address}: Ray does not start or lets nobody in: {reason}; is a cluster "
+            "running there? If it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH",
             address=address,
         ) from err
 
@@ -222,7 +254,7 @@ def tokenize_row(row: dict[str, Any], place: JobPlace) -> dict[str, Any]:
     """Ray task: partition in, tokenized partition or an error out."""
     try:
         spec = _cached_spec(place)
-        splitter = cached_splitter(spec.options.encoder)
+        splitter = cached_splitter(place.encoder)
         partition = Partition.from_dict(json.loads(row["partition"]))
         tokenized = tokenize(partition, splitter, spec.metadata_columns)
     except MemstoreError as err:

@@ -1,8 +1,7 @@
-"""The two stages that every partition goes through, whoever drives them: tokenize, then encode and
-store.
+"""The two stages of every partition, whoever drives them: tokenize, then encode and store.
 
 Both are plain: a function, and a class that is built once a worker and called once a partition.
-    Token ids travel between them as Arrow bytes; memories never leave the encoding stage.
+Token ids travel between them as Arrow bytes; memories never leave the encoding stage.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from encoder_jobs.spec import JobPlace, Receipt
+from encoder_jobs.records import JobPlace
+from encoder_jobs.spec import Receipt
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.errors import EncoderMismatchError
@@ -86,19 +86,25 @@ def tokenize(
     return TokenizedPartition(partition.index, passages, bad_records)
 
 
+def num_threads() -> int:
+    """Return the cores that this process may use, which a container or `taskset` may limit."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def use_all_cores() -> None:
-    """Let torch and faiss use every core of this machine, whatever the launcher set: the same
-    thread counts give the same bytes in-process and under Ray, which tells its workers to use one
-    thread.
+    """Let torch and faiss use every core that this process may use, whatever the launcher set: the
+    same thread counts give the same bytes in-process and under Ray, which tells its workers to use
+    one thread.
     """
     import faiss
     import torch
 
     if torch.cuda.is_available():  # several workers share such a machine, and its cores do little
         return
-    threads = os.cpu_count() or 1
-    torch.set_num_threads(threads)
-    faiss.omp_set_num_threads(threads)
+    torch.set_num_threads(num_threads())
+    faiss.omp_set_num_threads(num_threads())
 
 
 @lru_cache(maxsize=4)
@@ -164,7 +170,7 @@ class PartitionEncoder:
             raise AssertionError("a job is pinned before its partitions are encoded")
         self._collection = self._job.collection
         self._metadata_columns = spec.metadata_columns
-        self._encoder = cached_encoder(spec.options.encoder, spec.encoder_id)
+        self._encoder = cached_encoder(place.encoder, spec.encoder_id)
         self._codec = load_codec(self._collection, pins.codec_id)
         self._dictionary = self._collection.dictionary(pins.dictionary)
 

@@ -52,12 +52,8 @@ def main() -> None:
 
 def _encode(corpus: Path, store: Path) -> dict[str, Any]:
     command = [*MEMSTORE, "encode", str(corpus), "--store", str(store), "--ray", "local"]
-    command += [
-        "--partition-bytes",
-        "65536",
-        "--output",
-        "json",
-    ]  # small partitions: smooth progress
+    # Small partitions give smooth progress.
+    command += ["--partition-bytes", "65536", "--output", "json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -1,8 +1,7 @@
-"""The docstrings of the Python standard library as a corpus: `python -m examples.docstrings
-corpus.jsonl`.
+"""The docstrings of the Python standard library as a corpus.
 
-Sources are parsed, never imported. Ids are dotted names, so they are unique; the order is that of
-the ids.
+`python -m examples.docstrings corpus.jsonl` writes it. Sources are parsed, never imported. Ids are
+dotted names, so they are unique; the order is that of the ids.
 """
 
 from __future__ import annotations
@@ -36,9 +35,8 @@ def docstrings() -> Iterator[dict[str, str]]:
             continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
-        # the library ships a few files that are wrong on purpose
         except (SyntaxError, UnicodeDecodeError):
-            continue
+            continue  # the library ships a few files that are wrong on purpose
         module = ".".join(part for part in parts if part != "__init__")
         yield from _documented(tree, module, module, set())
 

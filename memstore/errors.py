@@ -348,8 +348,6 @@ def error_classes() -> Iterator[type[MemstoreError]]:
 
 
 def error_class(code: str) -> type[MemstoreError]:
-    """Return the class whose `code` is this one; `InternalError` for a code this version does not
-    know.
-    """
+    """Return the class whose `code` is this one; `InternalError` for a code of a later version."""
     by_code = {cls.code.value: cls for cls in error_classes() if cls is not MemstoreError}
     return by_code.get(code, InternalError)

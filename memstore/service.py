@@ -42,20 +42,18 @@ from memstore.types import (
     CommitResult,
     FetchResult,
     Hit,
-    Memory,
     MemoryEncoder,
     Passage,
     QueryResult,
     SearchResult,
 )
+from memstore.views import View, Views
 
 if TYPE_CHECKING:
     from memstore.codec import ProductCodec
-    from memstore.index import Locator, VectorIndex
 
 MAX_TOP_K = 1_000
 MAX_FETCH_IDS = 1_000
-_OPEN_VIEWS = 4  # older versions kept open beside the newest
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +64,7 @@ def open_store(
     version: int | None = None,
     encoder: MemoryEncoder | None = None,
     create: bool = True,
+    is_followed: bool = False,
 ) -> Store:
     """Open the store in a folder.
 
@@ -75,6 +74,7 @@ def open_store(
         encoder: turns questions into vectors; by default each collection's own encoder is loaded
             when first needed.
         create: False refuses a folder that does not exist.
+        is_followed: see `Store`; for servers.
 
     Raises:
         NotFoundError: if there is no such folder and `create` is False.
@@ -92,38 +92,7 @@ def open_store(
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"store {text!r} is a file; wanted a folder")
-    return Store(PosixStore(folder), version=version, encoder=encoder)
-
-
-class _View:
-    """A snapshot with what answers questions about it; index and locator are made when needed."""
-
-    def __init__(self, collection: Collection, snapshot: Snapshot, codec: ProductCodec) -> None:
-        self.collection, self.snapshot, self.codec = collection, snapshot, codec
-        self._lock = threading.Lock()
-        self._index: VectorIndex | None = None
-        self._locator: Locator | None = None
-
-    @property
-    def index(self) -> VectorIndex:
-        from memstore.index import open_index
-
-        with self._lock:  # the first caller builds it, the others wait
-            if self._index is None:
-                self._index = open_index(self.collection, self.snapshot)
-            return self._index
-
-    @property
-    def locator(self) -> Locator:
-        from memstore.index import Locator
-
-        with self._lock:
-            if self._locator is None:
-                self._locator = Locator(self.snapshot)
-            return self._locator
-
-    def memory(self, row: int, passage_id: str) -> Memory:
-        return Memory(passage_id, self.snapshot.records(row), self.codec)
+    return Store(PosixStore(folder), version=version, encoder=encoder, is_followed=is_followed)
 
 
 class Store:
@@ -131,6 +100,13 @@ class Store:
 
     Every method may raise `CorruptionError` when stored bytes are not what was written, and
     `StorageError` when the medium fails.
+
+    Args:
+        objects: where the bytes are.
+        version: what calls that name no version read; None: the newest.
+        encoder: see `open_store`.
+        is_followed: True for a server: somebody calls `refresh` now and then, and requests are
+            answered from what it opened last; False: each call looks for a newer version itself.
     """
 
     def __init__(
@@ -139,14 +115,15 @@ class Store:
         *,
         version: int | None = None,
         encoder: MemoryEncoder | None = None,
+        is_followed: bool = False,
     ) -> None:
         self.objects = objects
         self._version = version
-        self._lock = threading.Lock()
-        self._collections: dict[str, Collection] = {}
-        self._views: dict[tuple[str, int], _View] = {}
-        self._codecs: dict[str, ProductCodec] = {}
+        self._views = Views(objects, is_followed=is_followed)
+        self._is_followed = is_followed
         self._encoders: dict[str, MemoryEncoder] = {encoder.identity.id: encoder} if encoder else {}
+        self._unusable_encoders: set[str] = set()
+        self._loading = threading.Lock()
 
     def search(
         self,
@@ -256,7 +233,7 @@ class Store:
         from memstore.ingest import write_memories
 
         target = self.collection(collection)
-        return write_memories(
+        commit = write_memories(
             target,
             passages,
             memories,
@@ -264,8 +241,9 @@ class Store:
             mode=mode,
             codec=codec,
             encoder_id=encoder_id,
-            load_codec=lambda codec_id: self._codec(target, codec_id),
+            load_codec=lambda codec_id: self._views.codec(target, codec_id),
         )
+        return self._show(commit)
 
     def delete(
         self,
@@ -303,18 +281,28 @@ class Store:
                 rows = snapshot.rows_with(column, pa.array(ids, pa.string()))
             except (pa.ArrowException, UnicodeEncodeError) as err:
                 raise ConfigError(f"delete: {column}s holds what is no text") from err
-        return commit_delete(target, snapshot, rows)
+        return self._show(commit_delete(target, snapshot, rows))
 
     def collections(self) -> list[CollectionInfo]:
         """Return every collection at its newest version, by name."""
-        return [self.collection_info(name) for name in list_collections(self.objects)]
+        return [self.collection_info(name) for name in self.collection_names()]
+
+    def collection_names(self) -> list[str]:
+        """Return the names of the collections that have a version, sorted."""
+        return list_collections(self.objects)
 
     def collection_info(
         self, collection: str = "default", version: int | None = None
     ) -> CollectionInfo:
         """Return a collection in figures."""
         target = self.collection(collection)
-        return target.info(version or self._version or target.snapshot().version)
+        if version is None:
+            version = self._version
+        if version is None:
+            version = target.latest_version()
+            if not version:
+                raise target.not_found()
+        return target.info(version)
 
     def versions(self, collection: str = "default") -> list[CollectionInfo]:
         """Return every kept version of a collection, the oldest first."""
@@ -326,7 +314,7 @@ class Store:
 
     def verify(self, collection: str = "default", version: int | None = None) -> VerifyReport:
         """Read every byte of a version and compare its digests."""
-        return verify(self.collection(collection), version or self._version)
+        return verify(self.collection(collection), self._version if version is None else version)
 
     def gc(
         self,
@@ -347,7 +335,7 @@ class Store:
             CodecNotFoundError, CorruptionError.
         """
         target = self.collection(collection)
-        return self._codec(target, codec_id or target.snapshot().manifest.codec_id)
+        return self._views.codec(target, codec_id or target.snapshot().manifest.codec_id)
 
     def codec_files(self, collection: str, codec_id: str) -> dict[str, ObjectReader]:
         """Open a codec's files by name, for sending them on."""
@@ -362,48 +350,46 @@ class Store:
         """
         return self._encoder(self._view(collection, version).snapshot)
 
-    def refresh(self) -> None:
-        """Open the newest version, with its index and encoder, of every collection in use, so that
-        no request has to wait for it.
+    def refresh(self, collections: Sequence[str] | None = None) -> None:
+        """Open the newest version, with its index and encoder, of every collection that is open,
+        or of those named, so that no request has to wait for it.
 
         Failures are logged: the versions that are open keep answering.
         """
-        for name in list(self._collections):
+        for name in self._views.names if collections is None else collections:
             try:
-                view = self._view(name, self._version)
-                _ = view.index, view.locator
-                if view.snapshot.manifest.encoder_id:
-                    self._encoder(view.snapshot)
+                view = self._views.advance(name)
+                view.prepare()
             except MemstoreError as err:
                 log.warning("collection %s: %s", name, err)
+                continue
+            self._refresh_encoder(view.snapshot)
 
     def collection(self, name: str) -> Collection:
         """Return a collection's storage. `ConfigError` for a name that cannot be one."""
-        with self._lock:
-            if name not in self._collections:
-                self._collections[name] = Collection(self.objects, name)
-            return self._collections[name]
+        return self._views.collection(name)
 
-    def _view(self, name: str, version: int | None) -> _View:
-        target = self.collection(name)
-        snapshot = target.snapshot(version or self._version)
-        key = (name, snapshot.version)
-        with self._lock:
-            view = self._views.get(key)
-        if view is None:
-            view = _View(target, snapshot, self._codec(target, snapshot.manifest.codec_id))
-            with self._lock:
-                view = self._views.setdefault(key, view)
-                self._forget_views(name)
-        return view
+    def _view(self, name: str, version: int | None) -> View:
+        return self._views.get(name, self._version if version is None else version)
 
-    def _forget_views(self, name: str) -> None:
-        mine = sorted(key for key in self._views if key[0] == name)
-        for key in mine[: -(_OPEN_VIEWS + 1)]:
-            del self._views[key]
+    def _show(self, commit: CommitResult) -> CommitResult:
+        """Let the next request see what this store has just written."""
+        if self._is_followed:
+            self._views.advance(commit.collection)
+        return commit
+
+    def _refresh_encoder(self, snapshot: Snapshot) -> None:
+        encoder_id = snapshot.manifest.encoder_id
+        if "options" not in snapshot.manifest.encoder or encoder_id in self._unusable_encoders:
+            return
+        try:
+            self._encoder(snapshot)
+        except MemstoreError as err:  # said once: it does not mend itself
+            self._unusable_encoders.add(encoder_id)
+            log.warning("collection %s: %s", snapshot.manifest.collection, err)
 
     def _search(
-        self, view: _View, query: str | np.ndarray, top_k: int, where: str | None
+        self, view: View, query: str | np.ndarray, top_k: int, where: str | None
     ) -> tuple[list[int], tuple[Hit, ...]]:
         if not 1 <= top_k <= MAX_TOP_K:
             raise ConfigError(f"top_k is {top_k}; wanted 1 to {MAX_TOP_K}")
@@ -434,23 +420,6 @@ class Store:
             raise ShapeError("query vector holds NaN or infinity; wanted finite numbers")
         return vector
 
-    def _codec(self, collection: Collection, codec_id: str) -> ProductCodec:
-        from memstore.codec import ProductCodec
-
-        with self._lock:
-            codec = self._codecs.get(codec_id)
-        if codec is None:
-            files = {
-                name: reader.read(0, reader.num_bytes)
-                for name, reader in collection.open_codec(codec_id).items()
-            }
-            codec = ProductCodec.from_bytes(
-                bytes(files["config.json"]), files["codec.safetensors"], codec_id=codec_id
-            )
-            with self._lock:
-                codec = self._codecs.setdefault(codec_id, codec)
-        return codec
-
     def _encoder(self, snapshot: Snapshot) -> MemoryEncoder:
         manifest = snapshot.manifest
         encoder = self._encoders.get(manifest.encoder_id)
@@ -458,30 +427,28 @@ class Store:
             return encoder
         where = f"collection {manifest.collection!r}"
         if "options" not in manifest.encoder:
+            pinned = f"encoder {manifest.encoder_id[:16]}…" if manifest.encoder_id else "no encoder"
             raise EncoderMismatchError(
-                f"{where} holds memories that its users brought and names no encoder to load; "
-                "search it by vector, or pass their encoder to open_store",
-                collection=manifest.collection,
-            )
-        if "options" not in manifest.encoder:
-            raise EncoderMismatchError(
-                f"{where} is pinned to encoder {manifest.encoder_id[:16]}…, and nothing says where "
-                "that is; pass it to open_store, or search by vector",
+                f"{where} holds memories that its users brought, of {pinned}, and nothing says "
+                "where that is; search it by vector, or pass their encoder to open_store",
                 collection=manifest.collection,
             )
         from memstore.encoders import EncoderOptions, load_encoder
 
-        encoder = load_encoder(EncoderOptions.from_dict(manifest.encoder["options"]))
-        if encoder.identity.id != manifest.encoder_id:
-            raise EncoderMismatchError(
-                f"{where} is pinned to encoder {manifest.encoder_id[:16]}…, but "
-                f"{manifest.encoder['options']['source']!r} "
-                f"is now {encoder.identity.id[:16]}…; restore the checkpoint or pass the encoder "
-                "to open_store",
-                collection=manifest.collection,
-            )
-        with self._lock:
-            return self._encoders.setdefault(manifest.encoder_id, encoder)
+        with self._loading:  # the first caller loads it, the others wait
+            encoder = self._encoders.get(manifest.encoder_id)
+            if encoder is None:
+                encoder = load_encoder(EncoderOptions.from_dict(manifest.encoder["options"]))
+                if encoder.identity.id != manifest.encoder_id:
+                    raise EncoderMismatchError(
+                        f"{where} is pinned to encoder {manifest.encoder_id[:16]}…, but "
+                        f"{manifest.encoder['options']['source']!r} is now "
+                        f"{encoder.identity.id[:16]}…; restore the checkpoint or pass the encoder "
+                        "to open_store",
+                        collection=manifest.collection,
+                    )
+                self._encoders[manifest.encoder_id] = encoder
+            return encoder
 
 
 def _hit(passage: Passage, score: float) -> Hit:

@@ -59,8 +59,11 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class TokenizedPassage:
-    """A passage with the token ids that its encoder reads: (num_tokens,) int32, special tokens
-    included.
+    """A passage with the token ids that its encoder reads.
+
+    Attributes:
+        passage: what was tokenized.
+        token_ids: (num_tokens,) int32, special tokens included.
     """
 
     passage: Passage
@@ -75,8 +78,8 @@ class EncodedBatch:
         rows: positions of the passages in the sequence that was given to `encode`, in the order of
             this batch.
         memories: (T, D) float32, the passages' memories one after another.
-        offsets: (len(rows) + 1,) int64; passage i of the batch owns `memories[offsets[i]:offsets[i
-            + 1]]`.
+        offsets: (len(rows) + 1,) int64; passage i of the batch owns
+            `memories[offsets[i]:offsets[i + 1]]`.
         embeddings: (len(rows), E) float32, unit length: the retrieval vectors.
     """
 
@@ -88,13 +91,13 @@ class EncodedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderIdentity:
-    """All that decides an encoder's output, apart from numerics. Two encoders with one identity are
-    interchangeable.
+    """All that decides an encoder's output, apart from numerics.
+
+    Two encoders with one identity are interchangeable.
 
     Attributes:
         weights_sha256, config_sha256, tokenizer_sha256: digests of the model's weight files, its
-            `config.json` (apart from names and versions) and its
-            `tokenizer.json`.
+            `config.json` (apart from names and versions) and its `tokenizer.json`.
         num_layers, num_frozen_layers: depth of the stack and of the frozen bottom whose output is
             the memory.
         memory_dim, embedding_dim: D and E.
@@ -132,8 +135,9 @@ class EncoderIdentity:
 
 
 def canonical_json(value: object) -> bytes:
-    """Serialize to the one JSON text whose digest names the value: sorted keys, no spaces, UTF-8,
-    no NaN.
+    """Serialize to the one JSON text whose digest names the value.
+
+    Its keys are sorted; it has no spaces and no NaN, and is UTF-8.
     """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -157,8 +161,9 @@ class MemoryEncoder(Protocol):
         ...
 
     def encode(self, passages: Sequence[TokenizedPassage]) -> Iterator[EncodedBatch]:
-        """Encode passages in batches by length; the batches and their order depend on `passages`
-        alone.
+        """Encode passages in batches by length.
+
+        The batches and their order depend on `passages` alone.
         """
         ...
 

@@ -25,7 +25,7 @@ from server.grpc_edge import GrpcEdge
 from server.grpc_face import SERVICE, MemoryServicer
 from server.http_face import Readiness, create_app
 from server.metrics import Metrics
-from server.settings import Settings, is_loopback, split_address
+from server.settings import Settings, split_address
 from server.work import Workers
 
 _log = logging.getLogger(__name__)
@@ -83,8 +83,9 @@ class Server:
             asyncio.create_task(self._http.serve([http_socket])),
             asyncio.create_task(self._follow_snapshots()),
         ]
-        for open_snapshots in (self._store.collections, self._store.refresh):
-            await asyncio.to_thread(_attempt, open_snapshots)
+        await asyncio.to_thread(
+            _attempt, lambda: self._store.refresh(self._store.collection_names())
+        )
         await self._set_serving(health_pb2.HealthCheckResponse.SERVING)
         self._readiness.is_ready = True
 
@@ -111,9 +112,8 @@ class Server:
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if is_loopback(self._settings.grpc):
-            names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+        names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         return server
 
     def _http_server(self) -> uvicorn.Server:
@@ -182,7 +182,8 @@ async def serve(settings: Settings) -> None:
         ConfigError: if the address is open to others without a token.
         NotFoundError: if there is no store.
     """
-    server = Server(open_store(settings.store, create=False), settings)
+    store = open_store(settings.store, create=False, is_followed=True)
+    server = Server(store, settings)
     loop = asyncio.get_running_loop()
     leaving = asyncio.Event()
 

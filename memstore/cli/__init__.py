@@ -1,3 +1,4 @@
-"""The `memstore` command. Applications add their commands through the entry-point group
-`memstore.commands`.
+"""The `memstore` command.
+
+Applications add their commands through the entry-point group `memstore.commands`.
 """

@@ -96,8 +96,7 @@ def verify(
             typer.echo(problem)
         typer.echo(
             f"version {report.version}: {report.num_objects:,} objects, {report.num_bytes:,} bytes "
-            "read, "
-            f"{len(report.problems)} problems"
+            f"read, {len(report.problems)} problems"
         )
     if report.problems:
         raise CorruptionError(
@@ -119,9 +118,7 @@ def gc(
     ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Delete what no kept version names: seen unnamed by one run, deleted by one a grace period
-    later.
-    """
+    """Delete what no kept version names, a grace period after a run that first saw it unnamed."""
     report = _open(store).gc(
         name, keep_versions=keep_versions, grace_s=grace_hours * 3600, dry_run=not execute
     )

@@ -7,6 +7,8 @@ quick.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import sys
 from importlib.metadata import entry_points
 from typing import Annotated, NoReturn
@@ -50,7 +52,15 @@ def build_app() -> typer.Typer:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _raise_file_limit()
     sys.exit(run(sys.argv[1:]))
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system does: a collection maps each shard that is read."""
+    with contextlib.suppress(ValueError, OSError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(arguments: list[str]) -> int:
@@ -63,5 +73,8 @@ def run(arguments: list[str]) -> int:
     except SystemExit as done:
         if done.code == _INTERRUPTED:
             typer.echo("interrupted; run the same command again to go on", err=True)
-        return done.code if isinstance(done.code, int) else 0
+        if isinstance(done.code, str):
+            typer.echo(done.code, err=True)
+            return 1
+        return done.code or 0
     return 0

@@ -1,4 +1,4 @@
-"""How commands print: tables for people, JSON for programs. Only this writes to stdout."""
+"""How commands print what has a form: tables for people, JSON for programs."""
 
 from __future__ import annotations
 

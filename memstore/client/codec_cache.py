@@ -3,10 +3,14 @@
 A codec arrives in a folder of its own beside the others and is renamed into place when it is whole,
 so no process ever sees half of one. What is loaded is verified by digest each time; a damaged codec
 is thrown away and fetched again.
+
+Where the folder cannot be written, as in a read-only home or on a full disk, a codec arrives in the
+system's folder of temporary files and is kept open by this process alone.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -21,8 +25,10 @@ from types import TracebackType
 import google_crc32c
 
 from memstore.codec import ProductCodec
-from memstore.errors import ConfigError, CorruptionError, NotFoundError
+from memstore.errors import ConfigError, CorruptionError, NotFoundError, StorageError
 from memstore.v1 import memory_service_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CACHE_BYTES = 2 << 30
 _CODEC_FILES = frozenset({"config.json", "codec.safetensors"})
@@ -51,6 +57,7 @@ class CodecCache:
         self.limit_bytes = limit_bytes
         self._open: OrderedDict[str, ProductCodec] = OrderedDict()
         self._lock = threading.Lock()
+        self._has_warned = False
 
     def get(self, codec_id: str) -> ProductCodec | None:
         """Return the codec, verified when it is opened; `None` if it is not here or damaged."""
@@ -63,11 +70,41 @@ class CodecCache:
 
     def add(self, codec: ProductCodec, folder: Path) -> None:
         """Move a whole, verified codec into place; what is least recently used makes room."""
-        with suppress(OSError):  # another process brought the same codec: its copy is as good
-            folder.rename(self.folder / codec.id)
         with self._lock:
             self._keep_open(codec)
-        self._evict(keep=codec.id)
+        if folder.parent != self.folder:  # it came beside a cache that cannot be written
+            return
+        with suppress(OSError):  # another process brought the same codec: its copy is as good
+            folder.rename(self.folder / codec.id)
+        with suppress(OSError):  # a cache that is over its limit still serves
+            self._evict(keep=codec.id)
+
+    def new_folder(self) -> Path:
+        """Make a folder for a codec that arrives: in the cache, or elsewhere if that fails."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            made = tempfile.mkdtemp(prefix=_ARRIVING, dir=self.folder)
+            return self.folder / Path(made).name  # mkdtemp may have made a relative path absolute
+        except OSError as err:
+            return self.new_folder_elsewhere(err)
+
+    def new_folder_elsewhere(self, reason: OSError) -> Path:
+        """Make a folder among the temporary files, since the cache cannot be written.
+
+        Raises:
+            StorageError: if that cannot be written either.
+        """
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "codec cache %s cannot be written (%s): codecs are fetched again by each process; "
+                "set cache_dir or XDG_CACHE_HOME to a folder with room",
+                self.folder, reason.strerror,
+            )  # fmt: skip
+        try:
+            return Path(tempfile.mkdtemp(prefix=f"memstore-{_ARRIVING}"))
+        except OSError as err:
+            raise _no_room(self.folder, err) from err
 
     def _keep_open(self, codec: ProductCodec) -> None:
         self._open[codec.id] = codec
@@ -77,15 +114,18 @@ class CodecCache:
 
     def _load(self, codec_id: str) -> ProductCodec | None:
         folder = self.folder / codec_id
-        if not folder.is_dir():
-            return None
         try:
+            if not folder.is_dir():
+                return None
             codec = ProductCodec.load(folder, codec_id=codec_id)
-            os.utime(folder)
         except (CorruptionError, NotFoundError, FileNotFoundError):
             # Damaged, or being thrown away by another process at this moment.
             _throw_away(folder)
             return None
+        except OSError:  # not ours to read
+            return None
+        with suppress(OSError):  # a cache that is only read keeps its times
+            os.utime(folder)
         return codec
 
     def receive(self, codec_id: str) -> CodecArrival:
@@ -120,8 +160,8 @@ class CodecArrival:
         self._codec_id = codec_id
         self._files: list[tuple[str, int]] = []
         self._num_bytes: dict[str, int] = {}
-        cache.folder.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=_ARRIVING, dir=cache.folder))
+        self._folder = cache.new_folder()
+        self._is_elsewhere = self._folder.parent != cache.folder
 
     def __enter__(self) -> CodecArrival:
         return self
@@ -140,6 +180,7 @@ class CodecArrival:
         Raises:
             ConfigError: if the codec is larger than the whole cache.
             CorruptionError: if the message is not whole or not the next one.
+            StorageError: if there is no room for it, neither in the cache nor elsewhere.
         """
         if part.HasField("header"):
             self._add_header(part.header)
@@ -161,7 +202,7 @@ class CodecArrival:
             )
         self._files = [(file.name, file.num_bytes) for file in header.files]
         for name in names:
-            (self._folder / name).touch()
+            self._write(name, 0, b"")
             self._num_bytes[name] = 0
 
     def _add_chunk(self, chunk: pb.CodecChunk) -> None:
@@ -175,9 +216,28 @@ class CodecArrival:
             raise CorruptionError(
                 f"codec {self._codec_id}: {chunk.file_name} is longer than its header says"
             )
-        with (self._folder / chunk.file_name).open("ab") as file:
-            file.write(chunk.data)
+        self._write(chunk.file_name, chunk.offset, chunk.data)
         self._num_bytes[chunk.file_name] += len(chunk.data)
+
+    def _write(self, name: str, offset: int, data: bytes) -> None:
+        try:
+            _write_at(self._folder / name, offset, data)
+        except OSError as err:
+            if self._is_elsewhere:
+                raise _no_room(self._cache.folder, err) from err
+            self._move_elsewhere(err)
+            self._write(name, offset, data)
+
+    def _move_elsewhere(self, reason: OSError) -> None:
+        """Go on in another folder with what has come so far."""
+        arrived, self._folder = self._folder, self._cache.new_folder_elsewhere(reason)
+        self._is_elsewhere = True
+        try:
+            shutil.copytree(arrived, self._folder, dirs_exist_ok=True)
+        except OSError as err:
+            raise _no_room(self._cache.folder, err) from err
+        finally:
+            shutil.rmtree(arrived, ignore_errors=True)
 
     def finish(self) -> ProductCodec:
         """Verify the codec, put it in its place and return it.
@@ -195,9 +255,23 @@ def _check_id(codec_id: str) -> None:
         raise CorruptionError(f"codec id {codec_id!r}: wanted 64 hexadecimal digits")
 
 
+def _write_at(path: Path, offset: int, data: bytes) -> None:
+    """Write at a place of a file, over what an attempt that failed half-way left there."""
+    with path.open("r+b" if path.exists() else "xb") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def _no_room(folder: Path, err: OSError) -> StorageError:
+    return StorageError(
+        f"codec cache {folder}: neither it nor {tempfile.gettempdir()} can be written "
+        f"({err.strerror}); free some space, or set cache_dir to a folder with room"
+    )
+
+
 def _throw_away(folder: Path) -> None:
     """Remove a codec: renamed first, so that no other process opens half of it."""
     grave = folder.with_name(f"{_ARRIVING}{folder.name[:8]}-{os.getpid()}-{time.monotonic_ns()}")
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # gone already, or not ours to remove
         folder.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)

@@ -17,9 +17,8 @@ from memstore.errors import ConfigError, ShapeError
 
 logger = logging.getLogger(__name__)
 
-POINTS_PER_CENTROID = (
-    39  # below this, faiss's rule says, held-out error rises noticeably above the training error
-)
+# Below this, faiss's rule says, held-out error rises noticeably above the training error.
+POINTS_PER_CENTROID = 39
 _NUM_ITERATIONS = 12
 _DTYPES = ("float16", "bfloat16", "float32")
 
@@ -126,8 +125,7 @@ def _cluster(points: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
         num_clusters,
         niter=_NUM_ITERATIONS,
         seed=seed,
-        # faiss would take a subsample of large inputs, and print a warning about small ones; ours
-        # is logged.
+        # faiss would subsample large inputs and print a warning about small ones; ours is logged.
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
     )

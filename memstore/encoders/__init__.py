@@ -33,8 +33,8 @@ def load_encoder(options: EncoderOptions, *, device: str | None = None) -> Memor
         from memstore.encoders import huggingface
     except ModuleNotFoundError as err:
         raise MissingDependencyError(
-            f'encoding needs {err.name}, which is not installed; run "pip install '
-            'memstore[models]"',
+            f"encoding needs {err.name}, which is not installed; run "
+            '"pip install memstore[models]"',
             extra="models",
         ) from err
     return huggingface.load_encoder(options, device=device)

@@ -11,7 +11,7 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """Group sequences of like length, so that little is padded; a function of the lengths alone.
 
     Longest first, ties in the order given: a batch that does not fit in memory fails at once, not
-        after an hour.
+    after an hour.
 
     Args:
         lengths: tokens of each sequence.

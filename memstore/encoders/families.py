@@ -1,7 +1,7 @@
 """The encoder families of Hugging Face checkpoints: a row says where one keeps its parts.
 
 All of them are the same thing to us: embeddings, then a list of layers, of which each takes and
-    gives the hidden state.
+gives the hidden state.
 """
 
 from __future__ import annotations

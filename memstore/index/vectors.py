@@ -14,6 +14,7 @@ import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import faiss
@@ -31,24 +32,45 @@ _EXACT_ROWS = 20_000
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Inverted:
+    """An inverted file over the first rows of a snapshot.
+
+    Attributes:
+        index: the faiss index.
+        lists: digests of the shard lists whose rows it holds; it serves every version that has them
+            in front.
+    """
+
+    index: Any
+    lists: tuple[str, ...]
+
+    def serves(self, snapshot: Snapshot) -> bool:
+        """Say whether its rows are in front of the snapshot's, with not too many after them."""
+        lists = _lists(snapshot)
+        num_after = snapshot.num_rows - self.index.ntotal
+        is_prefix = bool(self.lists) and lists[: len(self.lists)] == self.lists
+        return is_prefix and num_after <= _TAIL_SHARE * snapshot.num_rows
+
+
 class VectorIndex:
     """Searches all rows of one snapshot.
 
     Args:
         snapshot: whose rows are searched.
-        inverted: an index over the first `inverted.ntotal` rows, or None to search exactly.
+        inverted: an index over its first rows, or None to search exactly.
     """
 
-    def __init__(self, snapshot: Snapshot, inverted: Any | None = None) -> None:
+    def __init__(self, snapshot: Snapshot, inverted: Inverted | None = None) -> None:
+        self.inverted = inverted
         self._snapshot = snapshot
-        self._inverted = inverted
-        self._num_inverted = inverted.ntotal if inverted is not None else 0
+        self._num_inverted = inverted.index.ntotal if inverted is not None else 0
         self._tail = _exact_index(snapshot.embeddings(self._num_inverted))
 
     @property
     def kind(self) -> str:
         """`"exact"` or `"ivf"`."""
-        return "ivf" if self._inverted is not None else "exact"
+        return "ivf" if self.inverted is not None else "exact"
 
     def search(
         self, vector: np.ndarray, top_k: int, allowed: np.ndarray | None = None
@@ -60,17 +82,30 @@ class VectorIndex:
             top_k: how many.
             allowed: (N,) bool, the rows that may be returned; None: all.
         """
-        split = self._num_inverted
-        if allowed is not None and split and np.count_nonzero(allowed[:split]) <= _EXACT_ROWS:
-            rows = np.flatnonzero(allowed)
-            scores = self._score(vector, rows)
-        else:
-            parts = [_search(self._tail, vector, top_k, allowed, first_row=split)]
-            if self._inverted is not None:
-                parts.append(_search(self._inverted, vector, top_k, allowed, first_row=0))
-            rows, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((rows, -scores))[:top_k]
-        return rows[order], scores[order]
+        if not self._num_inverted or allowed is None:
+            return self._search_indexes(vector, top_k, allowed)
+        num_allowed = int(np.count_nonzero(allowed))
+        if num_allowed > _EXACT_ROWS:
+            rows, scores = self._search_indexes(vector, top_k, allowed)
+            if len(rows) == min(top_k, num_allowed):
+                return rows, scores
+        # Few rows pass, or they lie in lists that the question does not look into.
+        return self._search_exactly(vector, top_k, allowed)
+
+    def _search_indexes(
+        self, vector: np.ndarray, top_k: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        parts = [_search(self._tail, vector, top_k, allowed, first_row=self._num_inverted)]
+        if self.inverted is not None:
+            parts.append(_search(self.inverted.index, vector, top_k, allowed, first_row=0))
+        rows, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return _best(rows, scores, top_k)
+
+    def _search_exactly(
+        self, vector: np.ndarray, top_k: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.flatnonzero(allowed)
+        return _best(rows, self._score(vector, rows), top_k)
 
     def _score(self, vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
         vectors = self._snapshot.embedding_rows(rows).astype(np.float32)
@@ -78,22 +113,37 @@ class VectorIndex:
         return scores
 
 
-def open_index(collection: Collection, snapshot: Snapshot) -> VectorIndex:
-    """Return the index of a snapshot, building and storing the inverted file if it is missing."""
+def open_index(
+    collection: Collection, snapshot: Snapshot, previous: VectorIndex | None = None
+) -> VectorIndex:
+    """Return the index of a snapshot, sharing the inverted file of `previous` where it serves."""
+    shared = previous.inverted if previous is not None else None
+    if shared is not None and shared.serves(snapshot):
+        return VectorIndex(snapshot, shared)
     return VectorIndex(snapshot, ensure_inverted(collection, snapshot))
 
 
-def ensure_inverted(collection: Collection, snapshot: Snapshot) -> Any | None:
+def ensure_inverted(collection: Collection, snapshot: Snapshot) -> Inverted | None:
     """Return the stored inverted file for a snapshot, built anew if it is missing, damaged or too
     far behind; None for a snapshot that is searched exactly.
     """
     if snapshot.num_rows < IVF_ROWS:
         return None
     inverted = _load(collection, snapshot)
-    if inverted is None or snapshot.num_rows - inverted.ntotal > _TAIL_SHARE * snapshot.num_rows:
-        inverted = build_inverted(snapshot.embeddings())
+    if inverted is None:
+        inverted = Inverted(build_inverted(snapshot.embeddings()), _lists(snapshot))
         _store(collection, snapshot, inverted)
     return inverted
+
+
+def _lists(snapshot: Snapshot) -> tuple[str, ...]:
+    return tuple(ref.digest for ref in snapshot.manifest.shard_lists)
+
+
+def _best(rows: np.ndarray, scores: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best `top_k`, best first, the lower row first among equals."""
+    order = np.lexsort((rows, -scores))[:top_k]
+    return rows[order], scores[order]
 
 
 def _exact_index(embeddings: np.ndarray) -> Any:
@@ -159,12 +209,8 @@ def _one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _pointer(snapshot: Snapshot, digest: str) -> dict[str, Any]:
-    return {"digest": digest, "lists": [ref.digest for ref in snapshot.manifest.shard_lists]}
-
-
-def _store(collection: Collection, snapshot: Snapshot, inverted: Any) -> None:
-    data = faiss.serialize_index(inverted).tobytes()
+def _store(collection: Collection, snapshot: Snapshot, inverted: Inverted) -> None:
+    data = faiss.serialize_index(inverted.index).tobytes()
     digest = hashlib.sha256(data).hexdigest()
     index = collection.key(f"index/{digest}.faiss")
     pointer = collection.key(f"index/{snapshot.version:020d}.json")
@@ -172,25 +218,30 @@ def _store(collection: Collection, snapshot: Snapshot, inverted: Any) -> None:
         for key in (pointer, index):  # those that are there were found damaged
             collection.store.delete(key)
         collection.store.put(index, data)
-        collection.store.put(pointer, seal(_pointer(snapshot, digest)))
+        body = {"digest": digest, "lists": list(inverted.lists)}
+        collection.store.put(pointer, seal(body))
     except MemstoreError as err:  # a reader without write access searches all the same
         log.warning("the index could not be stored: %s", err)
 
 
-def _load(collection: Collection, snapshot: Snapshot) -> Any | None:
-    pointers = sorted(
-        key for key in collection.store.list(collection.key("index/")) if key.endswith(".json")
-    )
-    lists = [ref.digest for ref in snapshot.manifest.shard_lists]
-    for key in reversed(pointers):
+def _load(collection: Collection, snapshot: Snapshot) -> Inverted | None:
+    """Return the newest stored index that serves the snapshot."""
+    keys = collection.store.list(collection.key("index/"))
+    lists = _lists(snapshot)
+    for key in sorted((key for key in keys if key.endswith(".json")), reverse=True):
         try:
             pointer = unseal(collection.store.get(key), key)
-            covered = pointer["lists"]
-            if covered and lists[: len(covered)] == covered:
-                data = collection.store.get(collection.key(f"index/{pointer['digest']}.faiss"))
-                if hashlib.sha256(data).hexdigest() == pointer["digest"]:
-                    return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+            covered = tuple(pointer["lists"])
+            if not covered or lists[: len(covered)] != covered:
+                continue
+            data = collection.store.get(collection.key(f"index/{pointer['digest']}.faiss"))
+            if hashlib.sha256(data).hexdigest() != pointer["digest"]:
                 log.warning("%s: the stored index is damaged; it is built again", key)
+                continue
+            index = faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
+            inverted = Inverted(index, covered)
+            if inverted.serves(snapshot):
+                return inverted
         except MemstoreError as err:
             log.warning("%s: unusable (%s); the index is built again", key, err)
     return None

@@ -152,7 +152,7 @@ class Collection:
         """
         newest = self._newest
         if version is None:
-            if newest is not None and self._is_newest(newest.version):
+            if newest is not None and self.is_newest(newest):
                 return newest
             version = self.latest_version()
             if not version:
@@ -164,6 +164,12 @@ class Collection:
             if self._newest is None or self._newest.version < version:
                 self._newest = snapshot
         return snapshot
+
+    def is_newest(self, snapshot: Snapshot) -> bool:
+        """Say whether no version has followed this one."""
+        # Without a look at the version itself, one whose successors were collected would pass.
+        version = snapshot.version
+        return self._has_version(version) and not self._has_version(version + 1)
 
     def entries(self, manifest: Manifest) -> Iterator[ShardEntry]:
         """Yield the shards of a manifest in row order."""
@@ -179,16 +185,18 @@ class Collection:
         return unpack_shard_list(ref, self._get_named(ref.key))
 
     def open_shard(self, entry: ShardEntry, record_words: int) -> Shard:
-        """Open one shard.
+        """Return one shard, whose file is opened when it is first touched.
 
-        Raises:
-            CorruptionError: if it is gone, or has another length.
+        Raises (from the shard's methods): CorruptionError, if it is gone, or has another length.
         """
-        try:
-            reader = self.store.open(self.key(entry.key))
-        except NotFoundError as err:
-            raise self._gone(entry.key) from err
-        return Shard(entry, record_words, reader, self.dictionary(entry.dictionary))
+
+        def open_reader() -> ObjectReader:
+            try:
+                return self.store.open(self.key(entry.key))
+            except NotFoundError as err:
+                raise self._gone(entry.key) from err
+
+        return Shard(entry, record_words, open_reader, self.dictionary(entry.dictionary))
 
     def put_shard(self, content: ShardContent, name: str) -> ShardEntry:
         """Store a shard that no version names yet."""
@@ -286,10 +294,6 @@ class Collection:
 
     def _has_version(self, version: int) -> bool:
         return self.store.exists(self.key(version_key(version)))
-
-    def _is_newest(self, version: int) -> bool:
-        # Without a look at the version itself, one whose successors were collected would pass.
-        return self._has_version(version) and not self._has_version(version + 1)
 
     def _get_named(self, key: str) -> bytes:
         try:

@@ -32,7 +32,8 @@ from memstore.errors import (
     StorageError,
     StorageFullError,
 )
-from memstore.storage.collection import Collection
+from memstore.storage.collection import CODEC_FILES, Collection
+from memstore.storage.dictionary import dictionary_key
 from memstore.storage.manifest import Manifest, ShardEntry, ShardListRef, version_key
 from memstore.storage.schema import merge_metadata_columns
 from memstore.storage.sealed import seal
@@ -90,13 +91,7 @@ def commit_shards(
         AlreadyExistsError, DuplicateIdError, EncoderMismatchError, CodecMismatchError, ShapeError,
         ConfigError, CommitConflictError, CommitUnknownError.
     """
-    shards = [collection.open_shard(entry, pins.record_words) for entry in new.entries]
-    ids = {
-        name: pa.chunked_array(
-            [shard.columns.column(name) for shard in shards], pa.string()
-        ).combine_chunks()
-        for name in {"passage_id", new.replaces}
-    }
+    ids = _read_ids(collection, new, pins.record_words)
     _refuse_duplicates(ids["passage_id"])
     num_added = sum(entry.num_passages for entry in new.entries)
     num_deleted = 0
@@ -117,7 +112,7 @@ def commit_shards(
             refs = _with_deleted(collection, base, rows)
         elif base is not None:
             num_deleted = int(base.live.sum())
-        _check_stored(collection, new.entries)
+        _check_stored(collection, new.entries, pins.codec_id)
         added = collection.put_shard_list(list(new.entries)) if new.entries else None
         return {
             "operation": mode,
@@ -237,7 +232,9 @@ def _put_version(collection: Collection, manifest: Manifest) -> bool:
     except (StorageError, StorageFullError) as err:
         failure = err
     try:
-        return collection.manifest(manifest.version).commit_id == manifest.commit_id
+        if collection.manifest(manifest.version).commit_id != manifest.commit_id:
+            return False
+        collection.store.renew(key)  # it is there, but perhaps not yet durable
     except SnapshotNotFoundError:
         if failure is None:
             raise
@@ -245,10 +242,10 @@ def _put_version(collection: Collection, manifest: Manifest) -> bool:
     except StorageError as err:
         raise CommitUnknownError(
             f"{key}: the answer to the commit was lost and cannot be read back ({err}); see "
-            "whether it holds commit "
-            f"{manifest.commit_id} before trying again",
+            f"whether it holds commit {manifest.commit_id} before trying again",
             object=key,
         ) from err
+    return True
 
 
 def _with_deleted(
@@ -269,14 +266,28 @@ def _with_deleted(
     return tuple(refs)
 
 
-def _check_stored(collection: Collection, entries: Sequence[ShardEntry]) -> None:
-    """Look once more before publishing: a `gc` may have taken shards that waited too long."""
-    lost = [
-        entry.key for entry in entries if not collection.store.exists(collection.key(entry.key))
-    ]
+def _read_ids(collection: Collection, new: NewShards, record_words: int) -> dict[str, pa.Array]:
+    """Return the new passages' ids, and their documents' if these are replaced. Each shard is
+    closed before the next is opened: there may be more of them than files a process may open.
+    """
+    names = {"passage_id", new.replaces}
+    parts: dict[str, list[pa.Array]] = {name: [] for name in names}
+    for entry in new.entries:
+        columns = collection.open_shard(entry, record_words).columns
+        for name in names:
+            parts[name].append(pa.array(columns.column(name).to_pylist(), pa.string()))
+    return {name: pa.chunked_array(parts[name], pa.string()).combine_chunks() for name in names}
+
+
+def _check_stored(collection: Collection, entries: Sequence[ShardEntry], codec_id: str) -> None:
+    """Renew, just before publishing, what waited for it: a `gc` under way then leaves it alone."""
+    keys = [entry.key for entry in entries]
+    keys += sorted({dictionary_key(entry.dictionary) for entry in entries if entry.dictionary})
+    keys += [f"codecs/{codec_id}/{name}" for name in CODEC_FILES]
+    lost = [key for key in keys if not collection.store.renew(collection.key(key))]
     if lost:
         raise StorageError(
-            f"{len(lost)} shards to be published are gone, the first is {lost[0]}; a gc with too "
+            f"{len(lost)} objects to be published are gone, the first is {lost[0]}; a gc with too "
             "short a grace period may have taken them: write them again",
             object=lost[0],
         )

@@ -1,8 +1,7 @@
-"""The zstd dictionary that texts of one job share: trained once on a sample, stored by digest,
-named by each shard.
+"""The zstd dictionary that texts of one job share.
 
-Short texts compress about twice as well with it. A sample too small to learn from gives no
-dictionary, which is fine.
+It is trained once on a sample, stored by digest, and named by each shard. Short texts compress
+about twice as well with it. A sample too small to learn from gives no dictionary, which is fine.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -60,10 +60,10 @@ def verify(collection: Collection, version: int | None = None) -> VerifyReport:
         CollectionNotFoundError, SnapshotNotFoundError, CorruptionError: if there is no version to
             begin from.
     """
-    version = version or collection.latest_version()
-    if not version:
+    newest = collection.latest_version()
+    if not newest:
         raise collection.not_found()
-    manifest = collection.manifest(version)
+    manifest = collection.manifest(newest if version is None else version)
     num_objects, num_bytes, problems = 1, 0, _lost_versions(collection)
     for check in _checks(collection, manifest):
         num_objects += 1
@@ -168,15 +168,23 @@ def gc(
     if not versions:
         raise collection.not_found()
     kept, dropped = versions[-keep_versions:], versions[:-keep_versions]
-    named = set().union(*(_named_by(collection, collection.manifest(version)) for version in kept))
+    manifests = [collection.manifest(version) for version in kept]
+    named = set().union(*(_named_by(collection, manifest) for manifest in manifests))
+    named |= _named_indexes(collection, manifests)
     present = {key.removeprefix(f"{collection.name}/") for key in store.list(collection.key(""))}
     unnamed = {key for key in present - named if not key.startswith(_KEPT_FOLDERS)}
     marks = {key: first for key, first in _read_marks(collection).items() if key in unnamed}
     for key in unnamed:
         marks.setdefault(key, now)
-    ripe = sorted(key for key, first in marks.items() if now - first >= grace_s)
+
+    def is_ripe(key: str) -> bool:
+        # Twice: marked for long enough, and not renewed since by a writer that is about to name it.
+        last = max(marks[key], store.modified_at(collection.key(key)))
+        return now - last >= grace_s
+
+    ripe = sorted(filter(is_ripe, marks))
     if not dry_run:
-        for key in ripe:
+        for key in reversed(ripe):  # versions before what they name
             store.delete(collection.key(key))
             del marks[key]
         store.put_hint(collection.key(_MARKS), seal({"first_seen_unnamed": marks}))
@@ -189,18 +197,33 @@ _KEPT_FOLDERS = ("versions/LATEST", "gc/", "jobs/")
 
 
 def _named_by(collection: Collection, manifest: Manifest) -> set[str]:
-    keys = {version_key(manifest.version), f"index/{manifest.version:020d}.json"}
+    keys = {version_key(manifest.version)}
     keys |= {f"codecs/{manifest.codec_id}/{name}" for name in CODEC_FILES}
     for ref in manifest.shard_lists:
         keys |= {ref.key, ref.deletes_key}
     for entry in collection.entries(manifest):
         keys |= {entry.key, dictionary_key(entry.dictionary)}
-    pointer = collection.key(f"index/{manifest.version:020d}.json")
-    if collection.store.exists(pointer):
-        with contextlib.suppress(
-            CorruptionError
-        ):  # a damaged pointer names nothing; the index is rebuilt
-            keys.add(f"index/{unseal(collection.store.get(pointer), pointer)['digest']}.faiss")
+    return keys
+
+
+def _named_indexes(collection: Collection, manifests: Sequence[Manifest]) -> set[str]:
+    """Return the indexes over rows that a kept version has in front, whichever version built them.
+
+    A damaged pointer names nothing: the index is rebuilt.
+    """
+    keys: set[str] = set()
+    for key in collection.store.list(collection.key("index/")):
+        with contextlib.suppress(CorruptionError, NotFoundError):
+            pointer = unseal(collection.store.get(key), key) if key.endswith(".json") else {}
+            lists = pointer.get("lists", [])
+            if lists and any(
+                [ref.digest for ref in manifest.shard_lists[: len(lists)]] == lists
+                for manifest in manifests
+            ):
+                keys |= {
+                    key.removeprefix(f"{collection.name}/"),
+                    f"index/{pointer['digest']}.faiss",
+                }
     return keys
 
 
@@ -208,9 +231,7 @@ def _read_marks(collection: Collection) -> dict[str, float]:
     key = collection.key(_MARKS)
     try:
         marks: dict[str, float] = unseal(collection.store.get(key), key)["first_seen_unnamed"]
-    except (
-        NotFoundError,
-        CorruptionError,
-    ):  # without marks the grace period begins anew: late, never early
+    # Without marks the grace period begins anew: late, never early.
+    except (NotFoundError, CorruptionError):
         return {}
     return marks

@@ -1,9 +1,8 @@
-"""What a version of a collection says of itself: manifest, shard lists, shard entries
-(docs/format.md).
+"""What a version of a collection says of itself: manifest, shard lists, shard entries.
 
 A manifest stays small: it names shard lists by digest, a list names shards, and one deletion bitmap
-    a list says which of its rows are gone. Rows are numbered through the lists in order, so a row
-    keeps its number until a replace.
+a list says which of its rows are gone. Rows are numbered through the lists in order, so a row keeps
+its number until a replace. `docs/format.md` has the bytes.
 
 Does not: read or write objects.
 """
@@ -135,8 +134,8 @@ class Manifest:
         found = value.pop("format_version", None)
         if found != FORMAT_VERSION:
             raise FormatVersionError(
-                f"{name}: format version {found}, this memstore reads {FORMAT_VERSION}: upgrade "
-                "memstore"
+                f"{name}: format version {found}, this memstore reads {FORMAT_VERSION}: "
+                "upgrade memstore"
             )
         refs = tuple(ShardListRef(**ref) for ref in value.pop("shard_lists"))
         return cls(shard_lists=refs, **value)

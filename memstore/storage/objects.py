@@ -32,6 +32,7 @@ Buffer = bytes | memoryview
 
 _TEMP_PREFIX = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -57,7 +58,14 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, data: Buffer) -> bool:
-        """Create the object durably; False, with nothing changed, if the name is taken."""
+        """Create the object durably; False if the name is taken: then `renew` it instead."""
+        ...
+
+    def renew(self, key: str) -> bool:
+        """Make an object as durable and as young as if it were written now; False if it is gone.
+
+        A `gc` that is under way leaves young objects alone.
+        """
         ...
 
     def put_hint(self, key: str, data: bytes) -> None:
@@ -102,6 +110,8 @@ def storage_error(err: OSError, doing: str, where: str) -> MemstoreError:
             "and run it again",
             object=where,
         )
+    if err.errno in _TOO_MANY:
+        reason = f"{reason}; raise the limit (ulimit -n) or write larger shards"
     if err.errno in _REFUSED:
         return PermissionDeniedError(
             f"{doing} {where}: {reason}; let this user write there, or mount the store writable",
@@ -130,9 +140,8 @@ class _MappedObject:
     def read(self, start: int, length: int) -> memoryview:
         end = start + length
         size = self._num_bytes
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # unlinked after opening: the mapping still holds it
+        # A file that was unlinked after opening is still held by the mapping.
+        with contextlib.suppress(FileNotFoundError):
             size = min(size, self._path.stat().st_size)
         if start < 0 or length < 0 or end > size:
             raise CorruptionError(
@@ -168,21 +177,24 @@ class PosixStore:
         """See `ObjectStore.put`: temp file → fsync → link → fsync of the folder."""
         path = self._path(key)
         try:
-            if path.exists():
-                return False
             self._make_folder(path.parent)
-            temp = path.parent / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
-            try:
-                _write_synced(temp, data)
-                try:
-                    os.link(temp, path)
-                except FileExistsError:
-                    return False
-            finally:
-                temp.unlink(missing_ok=True)
-            _sync_folder(path.parent)
+            while not self.renew(key):
+                if _create(path, data):
+                    return True
         except OSError as err:
             raise storage_error(err, "writing", str(path)) from err
+        return False
+
+    def renew(self, key: str) -> bool:
+        """See `ObjectStore.renew`; whoever created the name may have died before syncing it."""
+        path = self._path(key)
+        try:
+            os.utime(path)
+            _sync_folder(path.parent)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as err:
+            raise storage_error(err, "renewing", str(path)) from err
         return True
 
     def put_hint(self, key: str, data: bytes) -> None:
@@ -217,22 +229,30 @@ class PosixStore:
 
     def exists(self, key: str) -> bool:
         """See `ObjectStore.exists`."""
-        return self._path(key).is_file()
+        path = self._path(key)
+        try:
+            return path.is_file()
+        except OSError as err:
+            raise storage_error(err, "looking for", str(path)) from err
 
     def list(self, prefix: str) -> Iterator[str]:
         """See `ObjectStore.list`; unfinished temp files are listed too, so that `gc` sees them."""
         folder = self._path(prefix.removesuffix("/")) if prefix else self._root
-        if not folder.is_dir():
-            return
-        for path in folder.rglob("*"):
-            if path.is_file():
-                yield path.relative_to(self._root).as_posix()
+        try:
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    yield path.relative_to(self._root).as_posix()
+        except OSError as err:
+            raise storage_error(err, "listing", str(folder)) from err
 
     def folders(self) -> Sequence[str]:
         """See `ObjectStore.folders`."""
-        if not self._root.is_dir():
+        try:
+            return sorted(path.name for path in self._root.iterdir() if path.is_dir())
+        except FileNotFoundError:
             return []
-        return sorted(path.name for path in self._root.iterdir() if path.is_dir())
+        except OSError as err:
+            raise storage_error(err, "listing", self.location) from err
 
     def modified_at(self, key: str) -> float:
         """See `ObjectStore.modified_at`."""
@@ -266,6 +286,21 @@ def _encodes(key: str) -> bool:
         os.fsencode(key)
     except UnicodeEncodeError:
         return False
+    return True
+
+
+def _create(path: Path, data: Buffer) -> bool:
+    """Give complete, durable bytes a name; False if somebody else has just done so."""
+    temp = path.parent / f"{_TEMP_PREFIX}{uuid.uuid4().hex}"
+    try:
+        _write_synced(temp, data)
+        try:
+            os.link(temp, path)
+        except FileExistsError:
+            return False
+    finally:
+        temp.unlink(missing_ok=True)
+    _sync_folder(path.parent)
     return True
 
 

@@ -70,8 +70,7 @@ def fit_metadata_columns(known: Mapping[str, str], new: Mapping[str, str]) -> di
 
 
 def merge_metadata_columns(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """Return the columns of both; a column that is new, or absent in `new`, reads as null where it
-    is missing.
+    """Return the columns of both; where a column is missing, it reads as null.
 
     Raises:
         ConfigError: if one column has two types.
@@ -80,8 +79,7 @@ def merge_metadata_columns(old: Mapping[str, str], new: Mapping[str, str]) -> di
         if old[name] != new[name]:
             raise ConfigError(
                 f"metadata column {name!r} is {old[name]} in the collection and {new[name]} in the "
-                "new passages; "
-                "convert it or use another name",
+                "new passages; convert it or use another name",
                 column=name,
             )
     return {**old, **new}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import google_crc32c
@@ -57,9 +57,8 @@ def build_shard(content: ShardContent, name: str) -> tuple[bytes, ShardEntry]:
     """
     batch = _record_batch(content)
     padding = 0
-    while (
-        True
-    ):  # pyarrow cannot align a buffer: pad the schema's metadata until the codes fall right
+    # pyarrow cannot align a buffer: pad the schema's metadata until the codes fall right.
+    while True:
         data = _serialize(batch, name, content.dictionary, padding)
         codes_offset = _codes_offset(data)
         if codes_offset % _ALIGNMENT == 0:
@@ -181,17 +180,20 @@ class Shard:
     """
 
     def __init__(
-        self, entry: ShardEntry, record_words: int, reader: ObjectReader, dictionary: bytes
+        self,
+        entry: ShardEntry,
+        record_words: int,
+        open_reader: Callable[[], ObjectReader],
+        dictionary: bytes,
     ) -> None:
         self.entry = entry
-        self._reader = reader
+        self._open_reader = open_reader
+        self._opened: ObjectReader | None = None
         self._record_words = record_words
         self._dictionary = zstandard.ZstdCompressionDict(dictionary) if dictionary else None
         self._lock = threading.Lock()
         self._columns: pa.RecordBatch | None = None
         self._token_offsets = np.zeros(0, dtype=np.int32)
-        if reader.num_bytes != entry.num_bytes:
-            raise self._corrupt(f"{reader.num_bytes} bytes, the manifest says {entry.num_bytes}")
 
     @property
     def columns(self) -> pa.RecordBatch:
@@ -231,7 +233,7 @@ class Shard:
         first, last = int(self._token_offsets[row]), int(self._token_offsets[row + 1])
         row_bytes = 2 * self._record_words
         start = self.entry.codes_offset + first * row_bytes
-        data = np.frombuffer(self._reader.read(start, (last - first) * row_bytes), dtype="<u2")
+        data = np.frombuffer(self._reader().read(start, (last - first) * row_bytes), dtype="<u2")
         passage_id = columns.column("passage_id")[row].as_py()
         if codes_crc32c(passage_id, data) != columns.column("crc32c")[row].as_py():
             raise self._corrupt(f"the codes of row {row} at byte {start} do not match their crc32c")
@@ -239,7 +241,7 @@ class Shard:
 
     def verify(self) -> None:
         """Check every byte of the object against the manifest's sha256."""
-        found = hashlib.sha256(self._reader.read(0, self.entry.num_bytes)).hexdigest()
+        found = hashlib.sha256(self._reader().read(0, self.entry.num_bytes)).hexdigest()
         if found != self.entry.sha256:
             raise self._corrupt(
                 f"sha256 {found[:16]}…, the manifest says {self.entry.sha256[:16]}…"
@@ -253,9 +255,22 @@ class Shard:
             if name not in {"passage_id", "embedding", "crc32c"}
         ]
 
+    def _reader(self) -> ObjectReader:
+        """Open the object at the first touch; a collection may name more shards than a process may
+        have files open.
+        """
+        if self._opened is None:
+            reader = self._open_reader()
+            if reader.num_bytes != self.entry.num_bytes:
+                raise self._corrupt(
+                    f"{reader.num_bytes} bytes, the manifest says {self.entry.num_bytes}"
+                )
+            self._opened = reader
+        return self._opened
+
     def _read_head(self) -> pa.RecordBatch:
         entry = self.entry
-        data = self._reader.read(0, entry.num_bytes)
+        data = self._reader().read(0, entry.num_bytes)
         if _head_sha256(data, entry.codes_offset, entry.codes_bytes) != entry.head_sha256:
             raise self._corrupt("its columns do not match their sha256")
         batch = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0)

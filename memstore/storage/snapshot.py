@@ -19,6 +19,8 @@ from memstore.storage.shard import Shard
 from memstore.storage.where import compile_where
 from memstore.types import Passage
 
+_ROW = "#row"  # no metadata column can have this name
+
 
 class Snapshot:
     """An immutable view of a collection.
@@ -104,8 +106,8 @@ class Snapshot:
         """
         schema = self._table.schema
         expression = compile_where(where, {field.name: field.type for field in schema})
-        rows = self._table.append_column("_row", pa.array(np.arange(self.num_rows)))
-        passed = rows.filter(expression).column("_row").to_numpy()
+        rows = self._table.append_column(_ROW, pa.array(np.arange(self.num_rows)))
+        passed = rows.filter(expression).column(_ROW).to_numpy()
         mask = np.zeros(self.num_rows, dtype=bool)
         mask[passed] = True
         mask &= self.live

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memstore.errors import ConfigError
+from memstore.text.metadata import FILTER_KEYWORDS
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
@@ -40,7 +41,6 @@ _COMPARE: dict[str, Callable[[pc.Expression, pc.Expression], pc.Expression]] = {
     ">=": operator.ge,
 }
 _MAX_LENGTH, _MAX_DEPTH = 10_000, 50
-_KEYWORDS = {"and", "or", "not", "in", "is", "null", "true", "false"}
 
 
 class _Token(NamedTuple):
@@ -81,7 +81,7 @@ class _Parser:
                 raise ConfigError(f"filter {self._text!r}: cannot read it from position {at}")
             kind = str(match.lastgroup)
             value = match[kind]
-            if kind == "word" and value.lower() in _KEYWORDS:
+            if kind == "word" and value.lower() in FILTER_KEYWORDS:
                 kind, value = "keyword", value.lower()
             tokens.append(_Token(kind, value, match.start(str(match.lastgroup))))
             at = match.end()

@@ -2,7 +2,7 @@
 
 The layout is told from the suffix, and from the first record where several layouts share a suffix:
 
-| suffix (then .gz or .zst, for all but tables) | layouts |
+| suffix (then .gz or .zst, if compressed) | layouts |
 |---|---|
 | .jsonl .ndjson .json | kilt if the text is an array, beir if there is an `_id`, else jsonl |
 | .tsv | dpr if it starts with its header, msmarco if it has two columns |
@@ -78,7 +78,10 @@ def open_corpus(
     text_field: str | None = None,
     title_field: str | None = None,
 ) -> Corpus:
-    """Find the files of a corpus and settle their layout; reads no more than the first records.
+    """Find the files of a corpus and settle their layout.
+
+    Reads no more than the first records, or the columns of tables; a compressed table is unpacked
+    for that.
 
     Args:
         path: a file, or a folder: a BEIR folder stands for its `corpus.jsonl`, any other for all
@@ -152,7 +155,7 @@ def _find_in_folder(folder: Path, layout: str) -> list[tuple[str, Path]]:
         kinds = [kind for kind, family in _FAMILIES.items() if _family_fits(family, layout)]
         raise InvalidInputError(
             f"{folder}: the corpus is empty: no file ends in {', '.join(kinds)}"
-            " (or these with .gz or .zst; tables are not compressed outside)"
+            " (or these with .gz or .zst)"
         )
     return files
 
@@ -162,9 +165,7 @@ def _family_fits(family: str, layout: str) -> bool:
 
 
 def _family(name: str) -> str | None:
-    stem, compression = split_compression(name)
-    family = _FAMILIES.get(Path(stem).suffix.lower())
-    return None if compression and family in TABLE_LAYOUTS else family
+    return _FAMILIES.get(Path(split_compression(name)[0]).suffix.lower())
 
 
 def _detect_layout(files: list[tuple[str, Path]], fields: RecordFields) -> str:
@@ -179,8 +180,8 @@ def _detect_layout(files: list[tuple[str, Path]], fields: RecordFields) -> str:
     family, name = next(iter(examples.items()))
     if family is None:
         raise ConfigError(
-            f"{name}: unknown suffix, wanted one of {', '.join(_FAMILIES)} (.gz or .zst after it"
-            f" for all but tables); name the layout: {', '.join(LAYOUTS)}"
+            f"{name}: unknown suffix, wanted one of {', '.join(_FAMILIES)} (or these with .gz or"
+            f" .zst); name the layout: {', '.join(LAYOUTS)}"
         )
     if family in ("json", "tsv"):
         family = _detect_json(files) if family == "json" else _detect_tsv(files)

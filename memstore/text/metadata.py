@@ -17,6 +17,9 @@ RESERVED_COLUMNS = frozenset(
 )  # fmt: skip
 """Names that a shard gives to columns of its own."""
 
+FILTER_KEYWORDS = frozenset({"and", "or", "not", "in", "is", "null", "true", "false"})
+"""Words of the filter grammar, in any case: a column of such a name could never be asked for."""
+
 MAX_COLUMNS = 256
 """Most metadata columns of one corpus; ids or words used as field names would make one for each."""
 
@@ -71,13 +74,19 @@ def check_column_name(name: str) -> None:
     """Refuse a name that cannot be a metadata column.
 
     Raises:
-        ConfigError: if it is reserved, or not 1-63 ASCII letters, digits and underscores.
+        ConfigError: if it is reserved, a keyword of filters, or not 1-63 ASCII letters, digits and
+            underscores.
     """
     shown = name[:80].encode("ascii", "backslashreplace").decode()
     if name in RESERVED_COLUMNS:
         raise ConfigError(
             f"metadata field '{shown}': a column of the store has this name; rename the field in"
             " the input, or name it as the id, text or title field"
+        )
+    if name.lower() in FILTER_KEYWORDS:
+        raise ConfigError(
+            f"metadata field '{shown}': a word of the filter language, so that no filter could name"
+            " it; rename the field in the input"
         )
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -101,9 +110,8 @@ def coerce_row(metadata: Metadata, columns: Mapping[str, str]) -> Metadata:
     unknown = sorted(metadata.keys() - columns.keys())
     if unknown:
         raise InvalidInputError(
-            f"metadata: field '{unknown[0]}' was not there when the input was scanned; the input "
-            "has"
-            " changed: run the command again"
+            f"metadata: field '{unknown[0]}' was not there when the input was scanned; the input"
+            " has changed: run the command again"
         )
     return {name: coerce_metadata(value, columns[name]) for name, value in metadata.items()}
 

@@ -74,8 +74,8 @@ def read_partition(partition: Partition) -> Iterator[Document | BadRecord]:
     """Read the documents of a partition, and the records that are none, in order.
 
     An uncompressed line file is read from the partition's first byte on; of a compressed one
-    everything before it is decompressed and dropped, so a corpus of many gigabytes is best in
-    several files or uncompressed.
+    everything before it is decompressed and dropped, and a compressed table is unpacked whole, so
+    a corpus of many gigabytes is best in several files or uncompressed.
 
     Raises:
         NotFoundError: if a file is gone.
@@ -83,6 +83,7 @@ def read_partition(partition: Partition) -> Iterator[Document | BadRecord]:
         StorageError: if the disk fails.
     """
     for piece in partition.slices:
+        _check_size(piece.file)
         num_read = 0
         for record in islice(_records_of(piece, partition.fields), piece.num_records):
             num_read += 1
@@ -90,9 +91,22 @@ def read_partition(partition: Partition) -> Iterator[Document | BadRecord]:
                 yield record.value
         if num_read < piece.num_records:
             raise InvalidInputError(
-                f"{piece.file.path}: {num_read} records from number {piece.first_record} on, the"
-                f" scan found {piece.num_records}; the file has changed since: start the job again"
+                f"{piece.file.path}: {num_read} records from number {piece.first_record} on, wanted"
+                f" {piece.num_records}; the file has changed since it was scanned: run the command"
+                " again"
             )
+
+
+def _check_size(file: InputFile) -> None:
+    try:
+        num_bytes = file.path.stat().st_size
+    except OSError:
+        return  # opening it says why
+    if num_bytes != file.num_bytes:
+        raise InvalidInputError(
+            f"{file.path}: {num_bytes:,} bytes, wanted {file.num_bytes:,}; the file has changed"
+            " since it was scanned: run the command again"
+        )
 
 
 def _records_of(piece: Slice, fields: RecordFields) -> Iterator[Record]:

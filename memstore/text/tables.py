@@ -1,18 +1,28 @@
 """Parquet files and Arrow IPC files or streams: rows to documents, a batch at a time.
 
 Columns are the fields of a generic record: the id, text and title columns, and the others as
-metadata.
+metadata. A table that is compressed as a whole is first unpacked into an unnamed temporary file,
+at every opening, since its reader jumps about in it.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from memstore.errors import ConfigError, InvalidInputError
-from memstore.text.files import MAX_RECORD_BYTES, InputFile, Observer, open_stored
+from memstore.errors import ConfigError, InvalidInputError, MemstoreError, StorageError
+from memstore.text.files import (
+    CHUNK_BYTES,
+    MAX_RECORD_BYTES,
+    InputFile,
+    Observer,
+    open_stored,
+    open_stream,
+    split_compression,
+)
 from memstore.text.records import (
     BadRecord,
     Record,
@@ -71,7 +81,8 @@ def _column_names(file: InputFile) -> list[str]:
     if file.layout == "parquet":
         import pyarrow.parquet as pq
 
-        return list(pq.read_schema(file.path).names)
+        with _open_table(file.path) as source:
+            return list(pq.read_schema(source).names)
     with _open_arrow(file.path) as (reader, _):
         return list(reader.schema.names)
 
@@ -82,6 +93,8 @@ def _reading(name: str, layout: str) -> Iterator[None]:
 
     try:
         yield
+    except MemstoreError:
+        raise
     except (pa.ArrowException, OSError) as err:
         raise InvalidInputError(
             f"{name}: cannot be read as {layout} ({err}); name its layout, or write the file again"
@@ -92,7 +105,7 @@ def _parquet_batches(path: Path, first_record: int) -> Iterator[tuple[int, Any]]
     import pyarrow.parquet as pq
 
     first_row = 1
-    with pq.ParquetFile(path) as table:
+    with _open_table(path) as source, pq.ParquetFile(source) as table:
         for group in range(table.num_row_groups):
             group_rows = table.metadata.row_group(group).num_rows
             if first_row + group_rows <= first_record:
@@ -119,7 +132,7 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
     """Open either form of Arrow IPC: the reader and an iterator over its batches."""
     import pyarrow as pa
 
-    with pa.OSFile(str(path)) as source:
+    with _open_table(path) as source:
         is_file = source.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
         source.seek(0)
         with (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source) as reader:
@@ -127,6 +140,34 @@ def _open_arrow(path: Path) -> Iterator[tuple[Any, Iterator[Any]]]:
                 yield reader, map(reader.get_batch, range(reader.num_record_batches))
             else:
                 yield reader, iter(reader)
+
+
+@contextmanager
+def _open_table(path: Path) -> Iterator[Any]:
+    """Open a table for a reader that jumps: an Arrow file over its bytes, unpacked if need be."""
+    import pyarrow as pa
+
+    if split_compression(path.name)[1] is None:
+        with pa.OSFile(str(path)) as source:
+            yield source
+        return
+    with tempfile.TemporaryFile() as unpacked:
+        _unpack(path, unpacked)
+        with pa.PythonFile(unpacked, mode="r") as source:
+            yield source
+
+
+def _unpack(path: Path, unpacked: BinaryIO) -> None:
+    with open_stream(path) as stream:
+        while piece := stream.read(CHUNK_BYTES):
+            try:
+                unpacked.write(piece)
+            except OSError as err:
+                raise StorageError(
+                    f"{path}: no room to unpack it in {tempfile.gettempdir()}: {err.strerror};"
+                    " free some, point TMPDIR elsewhere, or unpack the file yourself"
+                ) from err
+    unpacked.seek(0)
 
 
 def _rows(batch: Any) -> Iterator[dict[str, object] | None]:

@@ -131,7 +131,7 @@ def _pieces(text: str) -> Iterator[tuple[int, str]]:
     """Cut a long text before a whitespace character, where no tokenizer in use joins tokens.
 
     The tokenizers library needs hundreds of bytes of memory for each token of one call: gigabytes
-        for a book series.
+    for a book series.
     """
     start = 0
     while start < len(text):
@@ -145,7 +145,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """Return a tokenizer without truncation and padding.
 
     Raises:
-        ConfigError: if the file is no tokenizer. EncoderNotFoundError: if there is no such file.
+        ConfigError: if the file is no tokenizer.
+        EncoderNotFoundError: if there is no such file.
         MissingDependencyError: if the tokenizers library is not installed.
     """
     try:

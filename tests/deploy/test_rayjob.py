@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from encoder_jobs.spec import EncodeOptions
+from encoder_jobs.options import EncodeOptions
 from tests.deploy.conftest import ParseCommand
 
 

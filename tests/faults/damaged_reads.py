@@ -309,7 +309,7 @@ def run(folder: Path, seed: int, count: int, kinds: list[str]) -> None:
 def _records_unchecked(self: Shard, row: int) -> np.ndarray:
     first = int(self.columns and self._token_offsets[row])
     last, words = int(self._token_offsets[row + 1]), self._record_words
-    data = self._reader.read(
+    data = self._reader().read(
         self.entry.codes_offset + 2 * words * first, 2 * words * (last - first)
     )
     return np.frombuffer(data, dtype="<u2").reshape(-1, words)

@@ -15,7 +15,7 @@ from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.types import Document
 from tests.integration.conftest import Done
 from tests.integration.stores import documents_of, nothing_written, texts_of
-from tests.tiny import make_records, published
+from tests.tiny import make_records, published, save_encoder
 
 Encode = Callable[..., Done]
 Cli = Callable[..., Done]
@@ -49,6 +49,22 @@ def test_a_moved_corpus_and_store_are_the_same_job(
     assert again.json()["already_done"]
     assert again.json()["job_id"] == afresh.json()["job_id"] == first.json()["job_id"]
     assert published(tmp_path / "third") == published(tmp_path / "elsewhere" / "store")
+
+
+def test_a_job_whose_encoder_moved_goes_on(
+    encode: Encode, corpus: Path, store: Path, tmp_path: Path
+) -> None:
+    """The same checkpoint at another place finishes what was begun; the version names that place."""
+    first = encode(corpus, "--encoder", save_encoder(tmp_path / "before")).json()
+    for path in (*store.glob("default/versions/*"), min(store.glob("default/shards/*"))):
+        path.unlink()
+    moved = (tmp_path / "before").rename(tmp_path / "after")
+
+    again = encode(corpus, "--encoder", moved)
+
+    manifest = open_store(store).collection("default").snapshot().manifest
+    assert (again.json()["job_id"], again.json()["num_encoded"]) == (first["job_id"], 1)
+    assert manifest.encoder["options"]["source"] == str(moved)
 
 
 def test_memories_decode_close_to_the_encoders_own_output(
@@ -98,7 +114,7 @@ def test_a_second_corpus_is_appended(
     assert documents_of(store, 1) | {f"other-{n}" for n in range(4)} == documents_of(store, 2)
 
 
-def test_an_upsert_supersedes_wholedocuments_of(
+def test_an_upsert_supersedes_whole_documents(
     encode: Encode, corpus: Path, changed: Path, store: Path
 ) -> None:
     """All passages of a known document go, also those that the new text has no counterpart for."""

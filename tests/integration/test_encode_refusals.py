@@ -31,7 +31,7 @@ def test_appending_known_documents_is_refused_before_any_encoding(
     assert "--mode upsert" in done.err
 
 
-def test_the_refusal_names_no_more_than_ten_knowndocuments_of(
+def test_the_refusal_names_no_more_than_ten_known_documents(
     encode: Encode, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many batches of ids hold known ones."""
@@ -49,7 +49,7 @@ def test_bad_records_go_to_a_file_with_their_reasons(
     encode: Encode, corpus: Path, store: Path, tmp_path: Path
 ) -> None:
     """Exit code 5 and a file that names each record and why; the rest is there. The second run
-    exits with 0.
+    exits with 0 and says so again.
     """
     lines = corpus.read_bytes().splitlines(keepends=True)
     lines[2:2] = [b'{"id": "broken", \n', b'{"id": "x", "text": "secret \xff"}\n']
@@ -61,8 +61,9 @@ def test_bad_records_go_to_a_file_with_their_reasons(
     letters = Path(first.json()["dead_letters"])
     found = [json.loads(line) for line in letters.read_text(encoding="utf-8").splitlines()]
     assert (first.code, second.code) == (5, 0)
-    assert "4 records" in first.err
-    assert str(letters) in first.err
+    for done in (first, second):
+        assert "4 records" in done.err
+        assert str(letters) in done.err
     assert [(bad["file"], bad["record"]) for bad in found] == [
         ("corpus.jsonl", number) for number in (3, 4, 15, 16)
     ]
@@ -131,6 +132,7 @@ def test_a_codec_can_be_given_as_a_folder_or_by_id(
 
     by_id = encode(corpus, "--codec", codec.id)
     assert (first.code, first.json()["record_bytes"]) == (0, 2 * codec.record_words)
+    assert f"64 → {2 * codec.record_words} bytes a token" in first.err
     assert by_id.json()["already_done"]
     assert open_store(store).collection_info().codec_id == codec.id
     assert encode(other, "--codec", codec.id).code == 0

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from encoder_jobs.records import JobPlace
 from encoder_jobs.runners import RayRunner
-from encoder_jobs.spec import JobPlace
 from memstore import ProductCodec
+from memstore.encoders import EncoderOptions
 from memstore.errors import CorruptionError, InternalError, InvalidInputError, ShapeError
 from memstore.text import Partition, open_corpus, scan
 from tests.integration.conftest import Done
@@ -43,10 +44,13 @@ def _planned(corpus: Path) -> tuple[Partition, ...]:
 
 
 @pytest.fixture
-def place(encode: Callable[..., Done], corpus: Path, tmp_path: Path) -> JobPlace:
+def place(
+    encode: Callable[..., Done], corpus: Path, tmp_path: Path, tiny_encoder: Path
+) -> JobPlace:
     """A job that is planned and pinned (and done, by this process)."""
     report = encode(corpus).json()
-    return JobPlace(str(tmp_path / "store"), "default", report["job_id"])
+    encoder = EncoderOptions(source=str(tiny_encoder), window_tokens=32)
+    return JobPlace(str(tmp_path / "store"), "default", report["job_id"], encoder)
 
 
 def test_ray_and_one_process_make_the_same_shards(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,9 +13,10 @@ import google_crc32c
 import numpy as np
 import pytest
 
+from memstore.client import codec_cache
 from memstore.client.codec_cache import CodecCache, default_cache_dir
 from memstore.codec import ProductCodec
-from memstore.errors import ConfigError, CorruptionError
+from memstore.errors import ConfigError, CorruptionError, StorageError
 from memstore.v1 import memory_service_pb2 as pb
 
 
@@ -154,3 +158,62 @@ def test_the_cache_is_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatc
     assert default_cache_dir() == Path("/caches/memstore/codecs")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == Path.home() / ".cache" / "memstore" / "codecs"
+
+
+def test_a_cache_that_cannot_be_made_does_not_stop_a_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Codecs are kept open by this process; one warning says so, and nothing is left behind."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    (tmp_path / "home").write_text("not a folder")
+    cache = CodecCache(tmp_path / "home" / "codecs", 1 << 20)
+    vectors = np.ones((3, 8), np.float32)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(2):
+            codec = _codec(seed)
+            assert cache.get(codec.id) is None
+            _receive(cache, codec)
+            found = cache.get(codec.id)
+            assert found is not None
+            np.testing.assert_array_equal(found.encode(vectors), codec.encode(vectors))
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        f"codec cache {cache.folder} cannot be written (Not a directory)"
+    ]
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("num_writes", [0, 1, 2, 4])
+def test_a_disk_that_fills_up_half_way_does_not_stop_a_query(
+    num_writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What has come so far moves along, and half a chunk is written over."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    codec = _codec(0)
+    cache = CodecCache(tmp_path / "codecs", 1 << 20)
+    write_at = codec_cache._write_at
+    written: list[Path] = []
+
+    def fill_up(path: Path, offset: int, data: bytes) -> None:
+        if path.is_relative_to(cache.folder) and len(written) == num_writes:
+            write_at(path, offset, b"!" * (len(data) // 2))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        write_at(path, offset, data)
+
+    monkeypatch.setattr(codec_cache, "_write_at", fill_up)
+    _receive(cache, codec)
+    assert cache.get(codec.id) is not None
+    assert list(cache.folder.iterdir()) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_no_room_anywhere_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The message names what to set."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    (tmp_path / "home").write_text("not a folder")
+    with pytest.raises(StorageError, match="set cache_dir to a folder with room"):
+        CodecCache(tmp_path / "home" / "codecs", 1 << 20).receive("0" * 64)

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from encoder_jobs.spec import EncodeOptions, JobPlace, JobSpec
+from encoder_jobs.options import EncodeOptions
+from encoder_jobs.records import JobPlace
+from encoder_jobs.spec import JobSpec
 from memstore.encoders import EncoderOptions, read_identity
 from memstore.text import Partition, open_corpus, scan
 from tests.tiny import make_records, save_encoder, write_jsonl
@@ -48,7 +50,7 @@ def plan(tmp_path: Path, encoder_options: EncoderOptions) -> Plan:
             num_documents=found.num_documents,
             num_text_bytes=found.num_text_bytes,
         )
-        place = JobPlace(str(tmp_path / "store"), "default", spec.job_id)
+        place = JobPlace(str(tmp_path / "store"), "default", spec.job_id, encoder_options)
         place.open().put_spec(spec)
         return place, found.partitions
 

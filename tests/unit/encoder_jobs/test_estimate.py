@@ -8,7 +8,7 @@ import pytest
 
 from encoder_jobs.estimate import Estimate, estimate_work
 from encoder_jobs.prepare import choose_sampled
-from encoder_jobs.spec import JobPlace
+from encoder_jobs.records import JobPlace
 from encoder_jobs.stages import cached_splitter, tokenize
 from memstore.encoders import EncoderOptions, read_identity
 from memstore.text import Partition

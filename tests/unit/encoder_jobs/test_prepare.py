@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from encoder_jobs.prepare import Speed, Step, choose_sampled, prepare_job
-from encoder_jobs.spec import JobPins, JobPlace
+from encoder_jobs.records import JobPlace
+from encoder_jobs.spec import JobPins
 from encoder_jobs.stages import load_codec
 from memstore import ProductCodec
 from memstore.errors import CodecNotFoundError
@@ -89,7 +91,7 @@ def test_the_same_job_trains_the_same_codec(plan: Plan, tmp_path: Path) -> None:
     _prepare(place, partitions)
     first = _pins(place)
 
-    other = JobPlace(str(tmp_path / "other"), "default", place.job_id)
+    other = replace(place, location=str(tmp_path / "other"))
     other.open().put_spec(place.open().spec())
     _prepare(other, partitions)
 

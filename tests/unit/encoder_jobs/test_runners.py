@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from encoder_jobs.job import make_options
-from encoder_jobs.runners import LocalRunner, check_runner, make_runner
-from memstore.encoders import EncoderOptions
-from memstore.errors import ConfigError
+from encoder_jobs.runners import LocalRunner, check_runner, cpus_of_machines, make_runner
+from memstore.errors import ConfigError, UnavailableError
 
 
 def test_none_is_this_process() -> None:
@@ -23,17 +23,25 @@ def test_an_empty_address_is_refused() -> None:
         check_runner("")
 
 
-def test_flat_options_find_their_places() -> None:
-    """Those of the encoder and those of the job, as on the command line."""
-    options = make_options(
-        encoder="folder", live_fraction="1/2", window_tokens=9, mode="upsert", id_field="key"
-    )
-
-    assert options.encoder == EncoderOptions(source="folder", live_fraction="1/2", window_tokens=9)
-    assert (options.mode, options.id_field, options.codec) == ("upsert", "key", "auto")
+def test_an_address_of_ray_client_is_refused() -> None:
+    """It cannot stream; the message names the ways that work."""
+    with pytest.raises(ConfigError, match="from inside the cluster with --ray auto"):
+        check_runner("ray://head:10001")
 
 
-def test_an_unknown_option_is_refused() -> None:
-    """As any function refuses a keyword that it does not have."""
-    with pytest.raises(TypeError, match="windows"):
-        make_options(windows=9)
+def _node(cpus: float | None, *, alive: bool = True) -> dict[str, Any]:
+    """A machine as `ray.nodes()` tells it: a head without CPUs has no such entry."""
+    return {"Alive": alive, "Resources": {} if cpus is None else {"CPU": cpus}}
+
+
+def test_a_head_without_cpus_and_dead_machines_hold_no_encoder() -> None:
+    """They neither count nor make the encoders of the others small."""
+    nodes = [_node(None), _node(0.0), _node(16.0), _node(8.0), _node(4.0, alive=False)]
+
+    assert cpus_of_machines(nodes) == [16.0, 8.0]
+
+
+def test_a_cluster_without_workers_is_unavailable() -> None:
+    """It may have some later."""
+    with pytest.raises(UnavailableError, match="none of the 1 machines"):
+        cpus_of_machines([_node(None)])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from encoder_jobs.prepare import prepare_job
-from encoder_jobs.spec import JobPlace
+from encoder_jobs.records import JobPlace
 from encoder_jobs.stages import (
     PartitionEncoder,
     TokenizedPartition,

@@ -130,6 +130,22 @@ def test_many_rows_get_an_inverted_file(many: Store) -> None:
         _assert_exact(snapshot, index, allowed)
 
 
+def test_a_filter_whose_rows_lie_far_from_the_question_finds_them_all_the_same(
+    many: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lists that the question looks into hold none of them."""
+    monkeypatch.setattr(vectors, "_EXACT_ROWS", 0)
+    snapshot, index = _opened(many)
+    assert index.inverted is not None
+    index.inverted.index.nprobe = 1
+    scores = snapshot.embeddings().astype(np.float32) @ _question()
+
+    allowed = scores < np.median(scores)
+    rows, _ = index.search(_question(), 10, allowed)
+
+    assert rows.tolist() == _brute_force(snapshot, _question(), 10, allowed)[0]
+
+
 def test_a_stored_index_is_not_built_again(many: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second reader loads it."""
     _opened(many)

@@ -183,20 +183,20 @@ def test_a_reader_follows_when_its_version_and_the_next_are_collected(
 @pytest.mark.parametrize(
     ("folder", "call"),
     [
-        ("lists", "snapshot"),
-        ("deletes", "snapshot"),
-        ("shards", "snapshot"),
+        ("lists", Collection.snapshot),
+        ("deletes", Collection.snapshot),
+        ("shards", lambda collection: collection.snapshot().embeddings()),
     ],
 )
 def test_an_object_that_a_version_names_and_that_is_gone_is_damage(
-    three: Collection, folder: str, call: str
+    three: Collection, folder: str, call: Callable[[Collection], object]
 ) -> None:
     """Not a `NotFoundError`: the user asked for nothing that is not there."""
     for path in _file(three, folder).iterdir():
         path.unlink()
 
     with pytest.raises(CorruptionError, match=f"{folder}/.* is gone; restore it"):
-        getattr(three, call)()
+        call(three)
 
 
 def test_a_damaged_bitmap_is_refused(three: Collection) -> None:

@@ -63,6 +63,8 @@ def put(
         records=np.zeros((2 * len(passages), 2), dtype=np.uint16),
         metadata_columns=columns or {},
     )
+    for codec_id in ("c" * 64, "d" * 64, "f" * 64):
+        target.put_codec(codec_id, {"config.json": b"{}", "codec.safetensors": b""})
     return target.put_shard(content, "test")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import pytest
 
 from memstore import ProductCodec, Store
 from memstore.errors import CollectionNotFoundError, ConfigError, CorruptionError
-from memstore.storage import Collection, PosixStore, gc, verify
+from memstore.storage import Collection, PosixStore, gc, seal, verify
 from memstore.types import Passage
 
 MakeMemories = Callable[..., tuple[list[Passage], list[np.ndarray]]]
+START = time.time() + 1e5  # after everything that the tests write
 HOUR_S = 3600.0
 
 
@@ -141,7 +144,7 @@ def test_what_no_version_names_is_deleted_after_the_grace_period(three: Collecti
     Path(three.store.location, "default/shards/.tmp-0").write_bytes(b"half")
 
     def run(now: float) -> tuple[tuple[str, ...], int]:
-        report = gc(three, grace_s=72 * HOUR_S, dry_run=False, now=now)
+        report = gc(three, grace_s=72 * HOUR_S, dry_run=False, now=START + now)
         return report.deleted, report.num_waiting
 
     assert run(0.0) == ((), 2)
@@ -184,10 +187,10 @@ def test_an_object_that_is_named_again_is_unmarked(
     passages, memories = make_memories(["e#0"])
     codec = ProductCodec(np.ones((4, 16, 4), dtype=np.float32))
     three.put_codec(codec.id, dict(codec.files()))
-    gc(three, grace_s=10, dry_run=False, now=0)
+    gc(three, grace_s=10, dry_run=False, now=START + 0)
     store.write(passages, memories, mode="replace", codec=codec)
 
-    report = gc(three, grace_s=10, dry_run=False, now=100)
+    report = gc(three, grace_s=10, dry_run=False, now=START + 100)
 
     assert report.deleted == ()
     assert verify(three).problems == ()
@@ -197,11 +200,11 @@ def test_an_object_that_is_named_again_is_unmarked(
 def test_damaged_marks_delay_and_never_hurry(three: Collection, damage: bytes) -> None:
     """The grace period begins anew."""
     three.store.put("default/shards/orphan.arrow", b"x")
-    gc(three, grace_s=10, dry_run=False, now=0)
+    gc(three, grace_s=10, dry_run=False, now=START + 0)
     three.store.put_hint("default/gc/marks.json", damage)
 
-    assert gc(three, grace_s=10, dry_run=False, now=100).deleted == ()
-    assert gc(three, grace_s=10, dry_run=False, now=110).deleted == ("shards/orphan.arrow",)
+    assert gc(three, grace_s=10, dry_run=False, now=START + 100).deleted == ()
+    assert gc(three, grace_s=10, dry_run=False, now=START + 110).deleted == ("shards/orphan.arrow",)
 
 
 def test_jobs_and_hints_are_not_collected(three: Collection) -> None:
@@ -219,7 +222,34 @@ def test_an_index_goes_with_its_version(three: Collection) -> None:
 
     report = gc(three, grace_s=0, dry_run=False)
 
-    assert report.deleted == ("index/0123.faiss",)
+    assert report.deleted == ("index/00000000000000000001.json", "index/0123.faiss")
+
+
+def test_an_index_stays_while_a_kept_version_has_its_rows_in_front(three: Collection) -> None:
+    """Whichever version it was built for."""
+    lists = [ref.digest for ref in three.manifest(3).shard_lists]
+    pointer = "default/index/00000000000000000002.json"
+    three.store.put(pointer, seal({"digest": "0123", "lists": lists[:1]}))
+    three.store.put("default/index/0123.faiss", b"x")
+
+    gc(three, keep_versions=1, grace_s=0, dry_run=False)
+
+    assert three.store.exists(pointer)
+    assert three.store.exists("default/index/0123.faiss")
+
+
+def test_what_a_writer_has_renewed_is_left_alone(three: Collection) -> None:
+    """It was marked long ago, but somebody is about to publish it."""
+    now = time.time()
+    three.store.put("default/shards/orphan.arrow", b"x")
+    path = Path(three.store.location, "default/shards/orphan.arrow")
+    os.utime(path, (now - 200, now - 200))
+    gc(three, grace_s=100, dry_run=False, now=now - 150)
+
+    three.store.put("default/shards/orphan.arrow", b"x")
+
+    assert gc(three, grace_s=100, dry_run=False, now=now + 1).deleted == ()
+    assert gc(three, grace_s=100, dry_run=False, now=now + 200).deleted
 
 
 @pytest.mark.parametrize("folder", ["versions", "lists"])

@@ -63,7 +63,7 @@ def _content(**changes: Any) -> ShardContent:
 
 
 def _open(data: bytes, entry: ShardEntry, dictionary: bytes = b"", words: int = 2) -> Shard:
-    return Shard(entry, words, _Bytes(data), dictionary)
+    return Shard(entry, words, lambda: _Bytes(data), dictionary)
 
 
 def _flip(data: bytes, position: int) -> bytes:
@@ -161,11 +161,11 @@ def test_another_content_has_another_name() -> None:
 
 
 def test_a_shard_of_another_length_is_refused() -> None:
-    """When it is opened."""
+    """At the first touch."""
     data, entry = build_shard(_content(), "name")
 
     with pytest.raises(CorruptionError, match=f"{len(data) - 1} bytes, the manifest says"):
-        _open(data[:-1], entry)
+        _ = _open(data[:-1], entry).columns
 
 
 def test_a_damaged_head_is_refused_before_arrow_sees_it() -> None:

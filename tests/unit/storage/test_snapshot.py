@@ -118,3 +118,16 @@ def test_a_snapshot_without_rows_answers(store: Store) -> None:
     assert snapshot.embeddings().shape == (0, 16)
     assert snapshot.matching("year > 0").tolist() == []
     assert snapshot.rows_with("passage_id", pa.array(["a#0"])).tolist() == []
+
+
+def test_any_column_name_can_be_filtered_by(store: Store, make_memories: MakeMemories) -> None:
+    """A user's column cannot clash with one that the filter needs for itself."""
+    passages, memories = make_memories(["d#0", "d#1"])
+    named = [
+        Passage(document_id="d", number=i, text=passage.text, metadata={"_row": i})
+        for i, passage in enumerate(passages)
+    ]
+    store.write(named, memories)
+    snapshot = store.collection("default").snapshot()
+    (row,) = np.flatnonzero(snapshot.matching("_row = 1")).tolist()
+    assert snapshot.passage(row).passage_id == "d#1"

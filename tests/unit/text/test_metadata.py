@@ -68,6 +68,13 @@ def test_reserved_name_is_refused(name: str) -> None:
         check_column_name(name)
 
 
+@pytest.mark.parametrize("name", ["in", "Is", "NOT", "null", "and", "or", "True", "false"])
+def test_word_of_the_filter_language_is_refused(name: str) -> None:
+    """No filter could ever name such a column."""
+    with pytest.raises(ConfigError, match=f"'{name}': a word of the filter language.*; rename"):
+        check_column_name(name)
+
+
 @pytest.mark.parametrize("name", ["", "a b", "1st", "naïve", "a-b", "a\n", "x" * 64])
 def test_name_that_is_no_identifier_is_refused(name: str) -> None:
     """The message says what a name is made of."""

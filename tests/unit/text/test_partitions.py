@@ -115,7 +115,26 @@ def test_file_that_lost_records_since_the_scan_is_refused(write: Write, name: st
     path = write(name, [{"id": n, "text": "t"} for n in range(9)])
     (partition,) = scan(open_corpus(path)).partitions
     write(name, [{"id": n, "text": "t"} for n in range(8)])
-    with pytest.raises(InvalidInputError, match=r"8 records from number 1 on, the scan found 9;"):
+    with pytest.raises(InvalidInputError, match="changed since it was scanned: run the command"):
+        list(read_partition(partition))
+
+
+def test_file_of_the_same_length_with_fewer_records_is_refused(write: Write) -> None:
+    """The count is looked at too."""
+    path = write("a.jsonl", [{"id": n, "text": "t"} for n in range(9)])
+    (partition,) = scan(open_corpus(path)).partitions
+    content = path.read_text()
+    path.write_text(content.replace("\n", " ", 1))
+    with pytest.raises(InvalidInputError, match=r"8 records from number 1 on, wanted 9;"):
+        list(read_partition(partition))
+
+
+def test_file_that_grew_since_the_scan_is_refused(write: Write) -> None:
+    """All its records are still there, but they are not those that were counted and digested."""
+    path = write("a.jsonl", [{"id": n, "text": "t"} for n in range(9)])
+    (partition,) = scan(open_corpus(path)).partitions
+    write("a.jsonl", [{"id": n, "text": "other"} for n in range(9)])
+    with pytest.raises(InvalidInputError, match="changed since it was scanned: run the command"):
         list(read_partition(partition))
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import gzip
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from memstore.errors import ConfigError, InvalidInputError
-from memstore.text import BadRecord, open_corpus, read_partition, scan
+from memstore.text import BadRecord, Partition, files, open_corpus, read_partition, scan
 from memstore.text.files import MAX_RECORD_BYTES, InputFile
 from memstore.text.layouts import read_records
 from memstore.text.records import RecordFields
@@ -162,3 +166,48 @@ def test_damaged_offsets_are_bad_records_not_foreign_memory(tmp_path: Path) -> N
     values = [record.value for record in read_records(file, RecordFields())]
     assert values[0] == Document("1", "one")
     assert isinstance(values[1], BadRecord)
+
+
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+@each_form
+def test_compressed_table_is_read_like_the_plain_one(
+    tmp_path: Path, name: str, write_table: Callable[[Any, Path], None], compression: str
+) -> None:
+    """The same cuts and documents from partitions that travelled; digests are of stored bytes."""
+    ids = [f"d{n}" for n in range(2500)]
+    plain = tmp_path / name
+    write_table(pa.table({"id": ids, "text": ids, "n": range(2500)}), plain)
+    squeeze = gzip.compress if compression == ".gz" else zstandard.compress
+    compressed = tmp_path / f"{name}{compression}"
+    compressed.write_bytes(squeeze(plain.read_bytes()))
+    scanned = scan(open_corpus(compressed), partition_bytes=40_000)
+    expected = scan(open_corpus(plain), partition_bytes=40_000)
+    assert len(scanned.partitions) == len(expected.partitions) > 1
+    assert scanned.metadata_columns == {"n": "int64"}
+    assert scanned.files[0].sha256 == hashlib.sha256(compressed.read_bytes()).hexdigest()
+    sent = json.loads(json.dumps([partition.to_dict() for partition in scanned.partitions]))
+    for one, other in zip(sent, expected.partitions, strict=True):
+        assert list(read_partition(Partition.from_dict(one))) == list(read_partition(other))
+
+
+@pytest.mark.parametrize("fault", ["cut short", "no table inside"])
+def test_damaged_compressed_table_is_refused(tmp_path: Path, fault: str) -> None:
+    """Whether the damage is in the stream or inside it."""
+    inside = b"no table"
+    content = gzip.compress(inside)
+    if fault == "cut short":
+        content = content[:-9]
+    (tmp_path / "a.parquet.gz").write_bytes(content)
+    wanted = "damaged or truncated gzip" if fault == "cut short" else "cannot be read as parquet"
+    with pytest.raises(InvalidInputError, match=wanted):
+        open_corpus(tmp_path / "a.parquet.gz")
+
+
+def test_compressed_table_that_is_a_bomb_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cap on what a stream may inflate to holds for tables too."""
+    monkeypatch.setattr(files, "RATIO_FREE_BYTES", 1 << 20)
+    (tmp_path / "a.arrow.zst").write_bytes(zstandard.compress(bytes(8 << 20)))
+    with pytest.raises(InvalidInputError, match="stored bytes inflate to more than"):
+        open_corpus(tmp_path / "a.arrow.zst")
