@@ -28,7 +28,7 @@ from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.records import JobFolder, JobPlace
 from encoder_jobs.runners import Runner, check_runner, make_runner
 from encoder_jobs.spec import JobPins, JobSpec, Receipt
-from encoder_jobs.stages import cached_splitter, load_codec
+from encoder_jobs.stages import cached_splitter
 from memstore.codec import ProductCodec
 from memstore.encoders import read_identity
 from memstore.errors import CollectionNotFoundError, InternalError, InvalidInputError
@@ -44,6 +44,7 @@ from memstore.storage import (
 )
 from memstore.text import Partition, open_corpus, scan
 from memstore.types import EncoderIdentity
+from memstore.views import load_codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,6 @@ from encoder_jobs.spec import JobPins, JobSpec
 from encoder_jobs.stages import (
     cached_encoder,
     cached_splitter,
-    load_codec,
     tokenize,
     use_all_cores,
 )
@@ -29,6 +28,7 @@ from memstore.errors import CollectionNotFoundError, InvalidInputError
 from memstore.storage import Collection, train_dictionary
 from memstore.text import Partition
 from memstore.types import MemoryEncoder, PassageSplitter, TokenizedPassage
+from memstore.views import load_codec
 
 _SAMPLED_PARTITIONS = 32
 _HELD_OUT_EVERY = 10

@@ -11,6 +11,7 @@ import importlib
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from memstore.errors import (
 from memstore.text import Partition
 
 _TOKENIZER_CPUS = 0.5
+_KNOCK_S = 10.0
 _MAX_ATTEMPTS = 4  # Ray itself would give a partition that ends its workers to new ones for ever
 
 
@@ -184,6 +186,7 @@ def check_runner(ray: str) -> None:
     Raises:
         ConfigError: if it is empty, or an address of Ray Client, which cannot stream results.
         MissingDependencyError: if Ray is wanted and not installed.
+        UnavailableError: if nothing listens at a cluster's `host:port`.
     """
     if not ray:
         raise ConfigError("--ray is empty; wanted 'none', 'local' or the address of a Ray cluster")
@@ -192,6 +195,7 @@ def check_runner(ray: str) -> None:
             f"--ray {ray} is an address of Ray Client, which cannot stream results back; submit "
             "the command from inside the cluster with --ray auto, or pass the cluster's host:port"
         )
+    _knock(ray)
     if ray != "none":
         try:
             _import_ray(ray)
@@ -200,6 +204,22 @@ def check_runner(ray: str) -> None:
                 f"--ray {ray} needs {err.name!r}; install it with: pip install 'memstore[jobs]'",
                 extra="jobs",
             ) from err
+
+
+def _knock(address: str) -> None:
+    """Find out at once whether anything listens at a `host:port`; Ray would try for minutes, then
+    end the process.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+    except (OSError, OverflowError) as err:
+        raise UnavailableError(
+            f"--ray {address}: no Ray cluster answers there: {err}; start one, or use --ray local",
+            address=address,
+        ) from err
 
 
 def make_runner(ray: str) -> Runner:
@@ -211,7 +231,7 @@ def _import_ray(address: str) -> Any:
     if "ray" not in sys.modules:  # it reads these when it is imported, and never again
         if address == "local":  # an open Ray port runs anybody's code; a cluster has its operator
             os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings are not the user's
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a false alarm at every start
     return importlib.import_module("ray")
 
 

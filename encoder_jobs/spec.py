@@ -15,6 +15,7 @@ from memstore.types import canonical_json
 # windows: a job that an older version began is then another job, instead of a mixture of two cuts.
 PLAN_FORMAT = 1
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """A planned job.

@@ -20,9 +20,10 @@ from encoder_jobs.spec import Receipt
 from memstore.codec import ProductCodec
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.errors import EncoderMismatchError
-from memstore.storage import Collection, ShardContent, ShardEntry
+from memstore.storage import ShardContent, ShardEntry
 from memstore.text import BadRecord, Partition, coerce_row, read_partition
 from memstore.types import MemoryEncoder, Passage, PassageSplitter, TokenizedPassage
+from memstore.views import load_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +196,3 @@ class PartitionEncoder:
         return self._collection.put_shard(
             content, f"{self._job.job_id[:16]}-{partition.number:08d}"
         )
-
-
-def load_codec(collection: Collection, codec_id: str) -> ProductCodec:
-    """Open a codec of the collection: a read-only mapping that all processes of a machine share."""
-    files = {
-        name: reader.read(0, reader.num_bytes)
-        for name, reader in collection.open_codec(codec_id).items()
-    }
-    return ProductCodec.from_bytes(
-        bytes(files["config.json"]), files["codec.safetensors"], codec_id=codec_id
-    )

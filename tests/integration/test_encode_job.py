@@ -54,7 +54,7 @@ def test_a_moved_corpus_and_store_are_the_same_job(
 def test_a_job_whose_encoder_moved_goes_on(
     encode: Encode, corpus: Path, store: Path, tmp_path: Path
 ) -> None:
-    """The same checkpoint at another place finishes what was begun; the version names that place."""
+    """The same checkpoint at another place finishes what was begun; the version names it."""
     first = encode(corpus, "--encoder", save_encoder(tmp_path / "before")).json()
     for path in (*store.glob("default/versions/*"), min(store.glob("default/shards/*"))):
         path.unlink()

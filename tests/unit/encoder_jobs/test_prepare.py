@@ -13,10 +13,10 @@ import pytest
 from encoder_jobs.prepare import Speed, Step, choose_sampled, prepare_job
 from encoder_jobs.records import JobPlace
 from encoder_jobs.spec import JobPins
-from encoder_jobs.stages import load_codec
 from memstore import ProductCodec
 from memstore.errors import CodecNotFoundError
 from memstore.text import Partition
+from memstore.views import load_codec
 
 Plan = Callable[..., tuple[JobPlace, tuple[Partition, ...]]]
 

@@ -29,6 +29,12 @@ def test_an_address_of_ray_client_is_refused() -> None:
         check_runner("ray://head:10001")
 
 
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    """Before the corpus is read, and without Ray's minutes of trying."""
+    with pytest.raises(UnavailableError, match=r"--ray 127\.0\.0\.1:1: no Ray cluster answers"):
+        check_runner("127.0.0.1:1")
+
+
 def _node(cpus: float | None, *, alive: bool = True) -> dict[str, Any]:
     """A machine as `ray.nodes()` tells it: a head without CPUs has no such entry."""
     return {"Alive": alive, "Resources": {} if cpus is None else {"CPU": cpus}}
