@@ -27,7 +27,7 @@ from memstore.storage import Collection, Snapshot, seal, unseal
 IVF_ROWS = 50_000
 _NPROBE_SHARE = 1 / 16
 _TAIL_SHARE = 0.2
-_EXACT_ROWS = 20_000
+_EXACT_ROWS = 2_000
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from memstore.storage.manifest import Manifest
 from memstore.storage.schema import FILTER_COLUMNS, METADATA_TYPES, shard_schema
 from memstore.storage.shard import Shard
-from memstore.storage.where import compile_where
+from memstore.storage.where import columns_named, compile_where
 from memstore.types import Passage
 
 _ROW = "#row"  # no metadata column can have this name
@@ -106,7 +106,9 @@ class Snapshot:
         """
         schema = self._table.schema
         expression = compile_where(where, {field.name: field.type for field in schema})
-        rows = self._table.append_column(_ROW, pa.array(np.arange(self.num_rows)))
+        # Only what the filter names: the rows that pass are copied, with every column they have.
+        named = self._table.select(columns_named(where, schema.names))
+        rows = named.append_column(_ROW, pa.array(np.arange(self.num_rows)))
         passed = rows.filter(expression).column(_ROW).to_numpy()
         mask = np.zeros(self.num_rows, dtype=bool)
         mask[passed] = True

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -59,6 +59,12 @@ def compile_where(text: str, columns: Mapping[str, pa.DataType]) -> pc.Expressio
     if len(text) > _MAX_LENGTH:
         raise ConfigError(f"filter of {len(text)} characters, at most {_MAX_LENGTH} are accepted")
     return _Parser(text, columns).parse()
+
+
+def columns_named(text: str, columns: Iterable[str]) -> list[str]:
+    """Return those of `columns` that a filter which compiles mentions outside its literals."""
+    words = {match["word"] for match in _TOKEN.finditer(text)}
+    return [name for name in columns if name in words]
 
 
 class _Parser:
