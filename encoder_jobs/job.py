@@ -310,7 +310,6 @@ class Job:
     ) -> EncodeReport:
         entries = [receipt.entry for receipt in receipts.values() if receipt.entry]
         bad_records = [bad for number in sorted(receipts) for bad in receipts[number].bad_records]
-        pins = _pins(job)
         return EncodeReport(
             job_id=spec.job_id,
             collection=self._collection.name,
@@ -324,9 +323,9 @@ class Job:
             num_bad_records=len(bad_records),
             num_superseded=num_superseded,
             memory_bytes=2 * self._identity.memory_dim,
-            record_bytes=2 * load_codec(self._collection, pins.codec_id).record_words,
+            record_bytes=self._collection.info(version).record_bytes,
             shard_bytes=sum(entry.num_bytes for entry in entries),
-            reconstruction_error=pins.reconstruction_error,
+            reconstruction_error=_pins(job).reconstruction_error,
             dead_letters=job.put_dead_letters(bad_records) if bad_records else "",
             seconds=time.monotonic() - self._started,
         )

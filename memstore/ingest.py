@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memstore.errors import CollectionNotFoundError, ConfigError, ShapeError
+from memstore.memories import check_memories
 from memstore.storage import (
     WRITE_MODES,
     Collection,
@@ -49,7 +50,8 @@ def write_memories(
     """See `Store.write`; `load_codec` opens the collection's codec by id."""
     if mode not in WRITE_MODES:
         raise ConfigError(f"mode {mode!r}; wanted one of {', '.join(WRITE_MODES)}")
-    width = _check_memories(passages, memories)
+    width = check_memories(passages, memories)
+    _check_values(passages, memories)
     vectors = _unit_rows(
         _means(memories) if embeddings is None else np.asarray(embeddings), len(passages)
     )
@@ -139,26 +141,13 @@ def _train(memories: Sequence[np.ndarray]) -> ProductCodec:
     )
 
 
-def _check_memories(passages: Sequence[Passage], memories: Sequence[np.ndarray]) -> int:
-    if not passages:
-        raise ConfigError("no passages to write")
-    if len(passages) != len(memories):
-        raise ShapeError(
-            f"{len(passages)} passages and {len(memories)} memories; wanted one memory a passage"
-        )
-    width = memories[0].shape[-1] if memories[0].ndim == 2 else 0
+def _check_values(passages: Sequence[Passage], memories: Sequence[np.ndarray]) -> None:
     for passage, memory in zip(passages, memories, strict=True):
-        if memory.ndim != 2 or not len(memory) or memory.shape[1] != width:
-            raise ShapeError(
-                f"memory of passage {passage.passage_id!r} has shape {memory.shape}; wanted (T, "
-                f"{width}) with T ≥ 1"
-            )
         if not np.isfinite(memory).all():
             raise ShapeError(
                 f"memory of passage {passage.passage_id!r} holds NaN or infinity; wanted finite "
                 "numbers"
             )
-    return int(width)
 
 
 def _means(memories: Sequence[np.ndarray]) -> np.ndarray:

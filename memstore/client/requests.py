@@ -13,6 +13,7 @@ import numpy as np
 from memstore.client.messages import check_size, pages, passage_to_proto
 from memstore.client.rows import CODES, chunk_rows, dtype_to_proto
 from memstore.errors import ConfigError, MemstoreError, ShapeError
+from memstore.memories import check_memories
 from memstore.types import Passage
 from memstore.v1 import memory_service_pb2 as pb
 
@@ -149,7 +150,7 @@ def write_requests(
     """
     if mode not in _MODES:
         raise ConfigError(f"mode {mode!r}; wanted one of {', '.join(_MODES)}")
-    dim = _check_memories(passages, memories)
+    dim = check_memories(passages, memories)
     if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != len(passages)):
         raise ShapeError(f"embeddings of shape {embeddings.shape}; wanted ({len(passages)}, E)")
     with _argument_errors():
@@ -220,21 +221,3 @@ def _new_passages(
         if embeddings is not None:
             message.embedding.extend(np.asarray(embeddings[row], dtype=np.float32).tolist())
         yield message
-
-
-def _check_memories(passages: Sequence[Passage], memories: Sequence[np.ndarray]) -> int:
-    """Return D; what the stream needs to be well formed is checked here, the rest by the store."""
-    if not passages:
-        raise ConfigError("no passages to write")
-    if len(passages) != len(memories):
-        raise ShapeError(
-            f"{len(passages)} passages and {len(memories)} memories; wanted one memory a passage"
-        )
-    dim = memories[0].shape[-1] if memories[0].ndim == 2 else 0
-    for passage, memory in zip(passages, memories, strict=True):
-        if memory.ndim != 2 or 0 in memory.shape or memory.shape[1] != dim:
-            raise ShapeError(
-                f"memory of passage {passage.passage_id!r} has shape {memory.shape}; "
-                f"wanted (T, {dim}) with T ≥ 1"
-            )
-    return int(dim)
