@@ -15,6 +15,7 @@ import pyarrow as pa
 from encoder_jobs.options import EncodeOptions
 from encoder_jobs.records import JobFolder
 from encoder_jobs.spec import JobSpec, Receipt
+from memstore.codec.recipes import NAMES
 from memstore.errors import (
     AlreadyExistsError,
     CodecMismatchError,
@@ -32,12 +33,12 @@ _NAMED_DOCUMENTS = 10
 
 
 def check_codec_name(collection: Collection, name: str) -> None:
-    """Refuse a codec that is neither `"auto"`, a folder, nor one of the collection's.
+    """Refuse a codec that is neither a name such as `"auto"`, a folder, nor one of the collection's.
 
     Raises:
         CodecNotFoundError.
     """
-    if name == "auto" or Path(name).is_dir():
+    if name in NAMES or Path(name).is_dir():
         return
     try:
         collection.open_codec(name)

@@ -1,4 +1,4 @@
-"""Adds `memstore encode` and `memstore job …`. Import-light: the work is imported when a command
+"""Adds `memstore encode`, `memstore job …` and some of `memstore codec …`. Import-light: the work is imported when a command
 runs.
 """
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from encoder_jobs import codec_cli
 from memstore.cli.render import Output, print_fields, print_json, print_table
 from memstore.errors import JobNotFoundError, PartialError
 
@@ -30,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group.command()(ls)
     group.command()(show)
     app.add_typer(group, name="job")
+    codec_cli.register(app)
 
 
 def encode(

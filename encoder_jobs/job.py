@@ -30,6 +30,7 @@ from encoder_jobs.runners import Runner, check_runner, make_runner
 from encoder_jobs.spec import JobPins, JobSpec, Receipt
 from encoder_jobs.stages import cached_splitter
 from memstore.codec import ProductCodec
+from memstore.codec.recipes import NAMES
 from memstore.encoders import read_identity
 from memstore.errors import CollectionNotFoundError, InternalError, InvalidInputError
 from memstore.index import ensure_inverted
@@ -194,7 +195,7 @@ class Job:
         """
         pins = job.pins()
         codec_id = pins.codec_id if pins else self._options.codec
-        if codec_id != "auto":
+        if codec_id not in NAMES:
             return load_codec(self._collection, codec_id).record_words
         return base.manifest.record_words if base else self._identity.memory_dim // 16
 
@@ -351,7 +352,7 @@ def _with_codec_id(collection: Collection, options: EncodeOptions) -> EncodeOpti
     folder is the same job.
     """
     check_codec_name(collection, options.codec)
-    if options.codec == "auto" or not Path(options.codec).is_dir():
+    if options.codec in NAMES or not Path(options.codec).is_dir():
         return options
     codec = ProductCodec.load(options.codec)
     collection.put_codec(codec.id, dict(codec.files()))

@@ -7,14 +7,20 @@ Does not: encode the corpus; it encodes a sample, spread evenly over the input.
 from __future__ import annotations
 
 import math
-import queue
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from encoder_jobs.codec_training import (
+    Memories,
+    Step,
+    Trained,
+    encode_sample,
+    encode_vocabulary,
+    train_codec,
+)
 from encoder_jobs.records import JobPlace
 from encoder_jobs.spec import JobPins, JobSpec
 from encoder_jobs.stages import (
@@ -23,7 +29,7 @@ from encoder_jobs.stages import (
     tokenize,
     use_all_cores,
 )
-from memstore.codec import ProductCodec, choose_layout, reconstruction
+from memstore.codec.recipes import NAMES, choose_recipes
 from memstore.errors import CollectionNotFoundError, InvalidInputError
 from memstore.storage import Collection, train_dictionary
 from memstore.text import Partition
@@ -31,16 +37,14 @@ from memstore.types import MemoryEncoder, PassageSplitter, TokenizedPassage
 from memstore.views import load_codec
 
 _SAMPLED_PARTITIONS = 32
-_HELD_OUT_EVERY = 10
 _PROBED_PASSAGES, _PROBES = 12, 3
 
 
-class Step(NamedTuple):
-    """Progress of the preparation: `done` of `total` units of `what`."""
+class _Sample(NamedTuple):
+    """Passages spread over a corpus, and about how many tokens the whole corpus has."""
 
-    what: str
-    done: int
-    total: int
+    passages: list[TokenizedPassage]
+    num_corpus_tokens: int
 
 
 class Speed(NamedTuple):
@@ -70,24 +74,24 @@ def prepare_job(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step 
         return
     use_all_cores()
     spec, collection = job.spec(), job.collection
-    sample = _sample_passages(cached_splitter(place.encoder), spec, sampled)
-    if not sample:
+    splitter = cached_splitter(place.encoder)
+    sample = _sample_passages(splitter, spec, sampled)
+    if not sample.passages:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
     encoder = cached_encoder(place.encoder, spec.encoder_id)
-    yield _probe(encoder, sample)
-    dictionary = collection.put_dictionary(train_dictionary([p.passage.text for p in sample]))
+    yield _probe(encoder, sample.passages)
+    dictionary = collection.put_dictionary(
+        train_dictionary([p.passage.text for p in sample.passages])
+    )
     codec_id, error = _given_codec(collection, spec), None
     if codec_id is None:
-        memories: list[np.ndarray] = []
-        yield from _encode_sample(encoder, sample, memories)
-        held_out = memories[::_HELD_OUT_EVERY]
-        training = [m for i, m in enumerate(memories) if i % _HELD_OUT_EVERY] or held_out
-        trained: list[ProductCodec] = []
-        yield from _train(np.concatenate(training), trained)
-        codec = trained[0]
-        collection.put_codec(codec.id, dict(codec.files()))
-        codec_id = codec.id
-        error = reconstruction(np.concatenate(held_out), codec).relative_mse
+        for item in _train_codec(encoder, splitter, spec, sample):
+            if isinstance(item, Step):
+                yield item
+            else:
+                collection.put_codec(item.codec.id, dict(item.codec.files()))
+                codec_id, error = item.codec.id, item.error
+    assert codec_id is not None
     job.put_pins(JobPins(codec_id=codec_id, dictionary=dictionary, reconstruction_error=error))
 
 
@@ -104,9 +108,9 @@ def _probe(encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]) -> Speed:
 
 def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
     """Return the codec that the user or the collection prescribes, None if one must be trained."""
-    if spec.options.codec != "auto":
+    if spec.options.codec not in NAMES:
         return load_codec(collection, spec.options.codec).id
-    if spec.options.mode == "replace":
+    if spec.options.mode == "replace" or spec.options.codec != "auto":
         return None
     try:
         return collection.snapshot().manifest.codec_id
@@ -116,60 +120,40 @@ def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
 
 def _sample_passages(
     splitter: PassageSplitter, spec: JobSpec, sampled: Sequence[Partition]
-) -> list[TokenizedPassage]:
+) -> _Sample:
     """Return passages of about `codec_sample_tokens` tokens, as many tokens from each partition."""
     quota = spec.options.codec_sample_tokens / len(sampled)
     sample: list[TokenizedPassage] = []
+    num_tokens_seen = 0
     for partition in sampled:
         passages = tokenize(partition, splitter, spec.metadata_columns).passages
         num_tokens = sum(len(passage.token_ids) for passage in passages)
+        num_tokens_seen += num_tokens
         num_taken = min(len(passages), math.ceil(len(passages) * quota / max(num_tokens, 1)))
         sample.extend(
             passages[int(i)] for i in np.linspace(0, len(passages) - 1, num_taken).round()
         )
-    return sample
+    num_bytes_seen = sum(partition.num_text_bytes for partition in sampled)
+    return _Sample(sample, num_tokens_seen * spec.num_text_bytes // max(num_bytes_seen, 1))
 
 
-def _encode_sample(
-    encoder: MemoryEncoder, sample: Sequence[TokenizedPassage], memories: list[np.ndarray]
-) -> Iterator[Step]:
-    """Fill `memories` with one (T, D) float32 array a passage, in the order of the batches."""
-    total = sum(len(passage.token_ids) for passage in sample)
-    done = 0
-    yield Step("encoding a sample for the codec, tokens", done, total)
-    for batch in encoder.encode(sample):
-        memories.extend(np.split(batch.memories, batch.offsets[1:-1]))
-        done += len(batch.memories)
-        yield Step("encoding a sample for the codec, tokens", done, total)
-
-
-def _train(vectors: np.ndarray, trained: list[ProductCodec]) -> Iterator[Step]:
-    """Train a codec on (T, D) vectors and leave it in `trained`, yielding progress."""
-    layout = choose_layout(vectors.shape[1], len(vectors))
-    steps: queue.Queue[Step | BaseException | ProductCodec] = queue.Queue()
-
-    def work() -> None:
-        try:
-            steps.put(
-                ProductCodec.train(
-                    vectors,
-                    num_subspaces=layout.num_subspaces,
-                    codebook_size=layout.codebook_size,
-                    seed=0,
-                    progress=lambda done, total: steps.put(
-                        Step("training the codec, subspaces", done, total)
-                    ),
-                )
-            )
-        except BaseException as err:
-            steps.put(err)
-
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        item = steps.get()
-        if isinstance(item, BaseException):
-            raise item
-        if isinstance(item, ProductCodec):
-            trained.append(item)
-            return
-        yield item
+def _train_codec(
+    encoder: MemoryEncoder, splitter: PassageSplitter, spec: JobSpec, sample: _Sample
+) -> Iterator[Step | Trained]:
+    """Yield progress, then the codec that the job's options stand for."""
+    for item in encode_sample(encoder, sample.passages):
+        if isinstance(item, Memories):
+            memories = item
+        else:
+            yield item
+    recipes = choose_recipes(
+        spec.options.codec,
+        dim=encoder.identity.memory_dim,
+        num_vectors=len(memories.vectors),
+        family=encoder.identity.family,
+        vocabulary_size=splitter.vocabulary_size,
+        num_tokens=sample.num_corpus_tokens,
+    )
+    is_predicted = any(recipe.predictor for recipe in recipes)
+    vocabulary = encode_vocabulary(encoder, splitter) if is_predicted else None
+    yield from train_codec(recipes, memories, vocabulary)

@@ -147,7 +147,8 @@ def encode_passages(
     records = np.empty((int(offsets[-1]), codec.record_words), dtype=np.uint16)
     embeddings = np.empty((len(passages), encoder.identity.embedding_dim), dtype=np.float32)
     for batch in encoder.encode(passages):
-        codes = codec.encode(batch.memories)
+        token_ids = np.concatenate([passages[row].token_ids for row in batch.rows])
+        codes = codec.encode(batch.memories, token_ids, batch.offsets)
         for i, row in enumerate(batch.rows):
             records[offsets[row] : offsets[row + 1]] = codes[
                 batch.offsets[i] : batch.offsets[i + 1]

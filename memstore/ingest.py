@@ -41,6 +41,7 @@ def write_memories(
     passages: Sequence[Passage],
     memories: Sequence[np.ndarray],
     *,
+    token_ids: Sequence[np.ndarray] | None,
     embeddings: np.ndarray | None,
     mode: WriteMode,
     codec: ProductCodec | None,
@@ -80,7 +81,9 @@ def write_memories(
     if base is not None:
         columns = fit_metadata_columns(base.manifest.metadata_columns, columns)
         merge_metadata_columns(base.manifest.metadata_columns, columns)
-    entries = _put_shards(collection, passages, memories, vectors, codec, columns)
+    if codec.needs_token_ids:
+        _check_token_ids(memories, token_ids, codec)
+    entries = _put_shards(collection, passages, memories, token_ids, vectors, codec, columns)
     return commit_shards(
         collection, NewShards(entries=entries, metadata_columns=columns), pins, mode
     )
@@ -90,6 +93,7 @@ def _put_shards(
     collection: Collection,
     passages: Sequence[Passage],
     memories: Sequence[np.ndarray],
+    token_ids: Sequence[np.ndarray] | None,
     vectors: np.ndarray,
     codec: ProductCodec,
     columns: dict[str, str],
@@ -111,7 +115,11 @@ def _put_shards(
                 for i in rows
             ],
             embeddings=vectors[rows],
-            records=codec.encode(np.concatenate([memories[i] for i in rows])),
+            records=codec.encode(
+                np.concatenate([memories[i] for i in rows]),
+                None if token_ids is None else np.concatenate([token_ids[i] for i in rows]),
+                np.concatenate([[0], np.cumsum(lengths[rows])]),
+            ),
             metadata_columns=columns,
             dictionary=dictionary,
         )
@@ -129,16 +137,27 @@ def _base(collection: Collection, mode: WriteMode) -> Snapshot | None:
 
 
 def _train(memories: Sequence[np.ndarray]) -> ProductCodec:
-    from memstore.codec import ProductCodec, choose_layout
+    from memstore.codec.recipes import choose_recipes, train_best
 
     sample = np.concatenate(memories).astype(np.float32)
     if len(sample) > _CODEC_SAMPLE:
         rows = np.random.default_rng(0).choice(len(sample), _CODEC_SAMPLE, replace=False)
         sample = sample[np.sort(rows)]
-    layout = choose_layout(sample.shape[1], len(sample))
-    return ProductCodec.train(
-        sample, num_subspaces=layout.num_subspaces, codebook_size=layout.codebook_size, seed=0
-    )
+    recipes = choose_recipes("auto", dim=sample.shape[1], num_vectors=len(sample))
+    return train_best(recipes, sample)[0]
+
+
+def _check_token_ids(
+    memories: Sequence[np.ndarray], token_ids: Sequence[np.ndarray] | None, codec: ProductCodec
+) -> None:
+    if token_ids is None:
+        raise ConfigError(
+            f"token_ids: the collection's codec {codec.id[:16]} predicts memories from token ids; "
+            "pass those of each passage, one a memory row"
+        )
+    lengths = [len(memory) for memory in memories], [len(ids) for ids in token_ids]
+    if lengths[0] != lengths[1]:
+        raise ShapeError("token_ids: wanted as many for each passage as its memory has rows")
 
 
 def _check_values(passages: Sequence[Passage], memories: Sequence[np.ndarray]) -> None:

@@ -209,6 +209,7 @@ class Store:
         passages: Sequence[Passage],
         memories: Sequence[np.ndarray],
         *,
+        token_ids: Sequence[np.ndarray] | None = None,
         embeddings: np.ndarray | None = None,
         mode: WriteMode = "append",
         collection: str = "default",
@@ -220,6 +221,7 @@ class Store:
         Args:
             passages: N passages with unique ids.
             memories: N arrays, (T_i, D) floats each.
+            token_ids: N arrays, (T_i,) integers each: wanted if the codec predicts from them.
             embeddings: (N, E) floats, scaled to unit length; by default the mean of each memory.
             mode: `"append"`, `"upsert"` (same passage ids are superseded) or `"replace"`.
             collection: made if it is not there.
@@ -237,6 +239,7 @@ class Store:
             target,
             passages,
             memories,
+            token_ids=token_ids,
             embeddings=embeddings,
             mode=mode,
             codec=codec,

@@ -151,6 +151,20 @@ class PassageSplitter(Protocol):
         """Return the document's passages in order; none for a document without tokens."""
         ...
 
+    def vocabulary(self) -> list[TokenizedPassage]:
+        """Return every token alone between the special tokens, in order of id."""
+        ...
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V: token ids are below it."""
+        ...
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Special tokens before the text of every window."""
+        ...
+
 
 class MemoryEncoder(Protocol):
     """A frozen model: token ids in, memories and retrieval vectors out."""
@@ -190,14 +204,31 @@ class Codec(Protocol):
         """W, 16-bit words in a record; bytes per token = 2 W."""
         ...
 
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
-        """(T, D) float32 vectors to (T, W) uint16 records."""
+    @property
+    def needs_token_ids(self) -> bool:
+        """Whether `encode` must be told the token ids."""
+        ...
+
+    def encode(
+        self,
+        vectors: np.ndarray,
+        token_ids: np.ndarray | None = None,
+        offsets: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """(T, D) float32 vectors of passages to (T, W) uint16 records."""
         ...
 
     def decode(
-        self, records: np.ndarray, *, dtype: str = "float32", out: np.ndarray | None = None
+        self,
+        records: np.ndarray,
+        offsets: np.ndarray | None = None,
+        *,
+        dtype: str = "float32",
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """(T, W) uint16 records to (T, D) vectors of `dtype` ("bfloat16", "float16", "float32")."""
+        """(T, W) uint16 records of passages to (T, D) vectors of `dtype` ("bfloat16", "float16",
+        "float32").
+        """
         ...
 
 

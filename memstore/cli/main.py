@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from memstore import __version__
-from memstore.cli import collection, query
+from memstore.cli import codec, collection, query
 from memstore.errors import MemstoreError
 
 _INTERRUPTED = 130
@@ -45,6 +45,7 @@ def build_app() -> typer.Typer:
 
     query.register(app)
     collection.register(app)
+    codec.register(app)
     for point in sorted(entry_points(group="memstore.commands"), key=lambda point: point.name):
         point.load()(app)
     return app

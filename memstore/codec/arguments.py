@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
 
 from memstore.errors import ConfigError, ShapeError
+
+if TYPE_CHECKING:
+    from memstore.codec.predictor import TokenPredictor
+    from memstore.codec.rotation import Rotation
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
@@ -31,6 +35,44 @@ def check_codebook(codebook: Any) -> None:
     for m, centroids in enumerate(codebook):
         if not np.isfinite(centroids).all():
             raise ShapeError(f"codebook: subspace {m} holds NaN or infinity", subspace=m)
+
+
+def check_stages(dim: int, rotation: Rotation | None, predictor: TokenPredictor | None) -> None:
+    """Refuse stages of another width than the codebook's D."""
+    if rotation is not None and (rotation.dim != dim or not rotation.is_permuted()):
+        raise ShapeError(f"rotation: got one of {rotation.dim} dimensions, wanted {dim}")
+    if predictor is not None and predictor.tokens.shape[1:] != (dim,):
+        raise ShapeError(f"predictor: got tables {predictor.tokens.shape}, wanted (V, {dim})")
+
+
+def check_token_ids(token_ids: Any, num_rows: int, vocabulary_size: int) -> np.ndarray:
+    """Return (num_rows,) token ids below `vocabulary_size`; refuse what are not."""
+    if token_ids is None:
+        raise ShapeError("token_ids: got none; the codec predicts from them, one a vector")
+    if not isinstance(token_ids, np.ndarray) or token_ids.dtype.kind not in "iu":
+        raise ShapeError(f"token_ids: got {_kind(token_ids)}, wanted an array of integers (T,)")
+    if token_ids.shape != (num_rows,):
+        raise ShapeError(f"token_ids: got shape {token_ids.shape}, wanted ({num_rows},)")
+    bad_rows = np.flatnonzero((token_ids < 0) | (token_ids >= vocabulary_size))
+    if len(bad_rows):
+        row = int(bad_rows[0])
+        raise ShapeError(
+            f"token_ids: row {row} is {token_ids[row]}, wanted 0 to {vocabulary_size - 1}", row=row
+        )
+    return token_ids
+
+
+def as_offsets(offsets: Any, num_rows: int) -> np.ndarray:
+    """Return (P + 1,) int64 offsets that cover the rows; None stands for one passage."""
+    if offsets is None:
+        return np.array([0, num_rows])
+    if not isinstance(offsets, np.ndarray) or offsets.dtype.kind not in "iu" or offsets.ndim != 1:
+        raise ShapeError(f"offsets: got {_kind(offsets)}, wanted an array of integers (P + 1,)")
+    offsets = offsets.astype(np.int64)
+    ends = offsets[[0, -1]].tolist() if len(offsets) else []
+    if ends != [0, num_rows] or (np.diff(offsets) < 0).any():
+        raise ShapeError(f"offsets: wanted rising values from 0 to the number of rows, {num_rows}")
+    return offsets
 
 
 def check_vectors(vectors: Any, dim: int) -> None:

@@ -1,24 +1,26 @@
-"""The product quantizer: vectors to records and back, and the codec as files.
+"""The product quantizer and its two linear stages: vectors to records and back, the codec as files.
+
+An encoded vector is `x = undo(rotation, centroids + prediction)`, near enough. Both stages are
+optional; without them the codec is that of MEMORY-VQ.
 
 Source: MEMORY-VQ (arXiv 2308.14903), product quantization of token memories; product quantization
-is Jégou et al. 2011.
-
-Does not: rotate, predict or normalise vectors before they are quantized. Such stages have their
-place in the record and in `config.json`, and a codec that names one is refused.
+is Jégou et al. 2011, the rotation Ge et al. 2013.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from memstore.codec import arguments, folder, tensorfile
-from memstore.codec.config import CODEBOOK_TENSOR, CONFIG_FILE, TENSOR_FILE, CodecConfig
+from memstore.codec.config import CONFIG_FILE, TENSOR_FILE, CodecConfig, PredictorShape
+from memstore.codec.predictor import TokenPredictor
+from memstore.codec.rotation import Rotation
 from memstore.errors import ConfigError, CorruptionError, ShapeError
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 # What the kernels copy are bits, whatever they mean.
 _BITS: dict[int, np.dtype[Any]] = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
+_ROWS = 1 << 13  # vectors that pass through the stages at a time
 
 
 class ProductCodec:
@@ -36,20 +39,36 @@ class ProductCodec:
 
     Args:
         codebook: (M, K, D/M) float32 or bfloat16, finite, 2 <= K <= 65,536. Copied.
+        rotation: of D dimensions: the codebook is of rotated vectors.
+        predictor: of D dimensions, in the basis of the codebook: the codebook is of what it leaves.
 
     Raises:
-        ShapeError: if the codebook is not such an array.
+        ShapeError: if the codebook is not such an array, or a stage of another width.
     """
 
-    def __init__(self, codebook: np.ndarray) -> None:
+    def __init__(
+        self,
+        codebook: np.ndarray,
+        *,
+        rotation: Rotation | None = None,
+        predictor: TokenPredictor | None = None,
+    ) -> None:
         arguments.check_codebook(codebook)
-        tensors = tensorfile.serialize({CODEBOOK_TENSOR: codebook})
         num_subspaces, codebook_size, width = codebook.shape
+        arguments.check_stages(num_subspaces * width, rotation, predictor)
+        parts = {"codebook": codebook}
+        if rotation is not None:
+            parts |= {"rotation.blocks": rotation.blocks, "rotation.order": rotation.order}
+        if predictor is not None:
+            parts |= predictor.tensors()
+        tensors = tensorfile.serialize(parts)
         config = CodecConfig(
             dim=num_subspaces * width,
             num_subspaces=num_subspaces,
             codebook_size=codebook_size,
             dtype=codebook.dtype.name,
+            predictor=PredictorShape(*predictor.shape) if predictor is not None else None,
+            rotation_block=rotation.blocks.shape[1] if rotation is not None else 0,
             tensor_bytes=len(tensors),
             tensor_sha256=hashlib.sha256(tensors.data).hexdigest(),
         )
@@ -61,19 +80,27 @@ class ProductCodec:
         self._config = config
         self._files = content, tensors
         self._id = hashlib.sha256(content).hexdigest()
-        codebook = tensorfile.parse(tensors, where=where).get(CODEBOOK_TENSOR)
-        wanted = (config.codebook_shape, config.dtype)
-        if codebook is None or (codebook.shape, codebook.dtype.name) != wanted:
+        parts = tensorfile.parse(tensors, where=where)
+        found = {name: (part.shape, part.dtype.name) for name, part in parts.items()}
+        if found != config.tensors:
             raise CorruptionError(
-                f"{where}: no codebook of shape {config.codebook_shape} and {config.dtype}, which "
-                f"{CONFIG_FILE} promises",
+                f"{where}: {TENSOR_FILE} holds {found}, but {CONFIG_FILE} promises "
+                f"{config.tensors}; restore the codec",
                 object=where,
             )
-        codebook.flags.writeable = False
-        self._codebook = codebook
+        for part in parts.values():
+            part.flags.writeable = False
+        self._codebook = parts["codebook"]
+        self._rotation = self._predictor = None
+        if config.rotation_block:
+            self._rotation = Rotation(parts["rotation.blocks"], parts["rotation.order"])
+            if not self._rotation.is_permuted():
+                raise CorruptionError(f"{where}: the rotation's order is no permutation")
+        if config.predictor:
+            self._predictor = TokenPredictor.from_tensors(parts)
         self._lock = threading.Lock()
-        self._tiles: np.ndarray | None = None
-        self._tables: dict[str, np.ndarray] = {config.dtype: codebook}
+        self._searches: dict[str, Callable[[np.ndarray, np.ndarray], bool]] = {}
+        self._tables: dict[str, np.ndarray] = {config.dtype: self._codebook}
 
     @classmethod
     def train(
@@ -82,6 +109,12 @@ class ProductCodec:
         *,
         num_subspaces: int,
         codebook_size: int = 65_536,
+        token_ids: np.ndarray | None = None,
+        offsets: np.ndarray | None = None,
+        vocabulary: np.ndarray | int | None = None,
+        rotation: str | None = None,
+        rotation_block: int | None = None,
+        predictor: str | None = None,
         seed: int = 0,
         dtype: str = "bfloat16",
         progress: Callable[[int, int], None] | None = None,
@@ -93,6 +126,14 @@ class ProductCodec:
                 memory map.
             num_subspaces: M, a divisor of D.
             codebook_size: K.
+            token_ids: (N,) integers, for a predictor.
+            offsets: (P + 1,): passage i is rows `offsets[i]:offsets[i + 1]`; None: one passage.
+            vocabulary: for a predictor: V, or better a (V, F) array of something that is known of
+                every token, such as its memory when it stands alone: the prediction of a token
+                that is rare in the sample leans on it.
+            rotation: "pca", "opq" or None.
+            rotation_block: width of the blocks of a block-diagonal "pca"; None: dense.
+            predictor: "token" (id and place), "context" (neighbours and passage as well) or None.
             seed: the same seed, vectors and machine give the same codec.
             dtype: in which the codebook is kept, "bfloat16" or "float32".
             progress: called with the number of subspaces done and M.
@@ -100,36 +141,22 @@ class ProductCodec:
         Raises:
             ConfigError, ShapeError: if the options or vectors are not such.
         """
-        from memstore.codec.training import train_codebook
+        from memstore.codec import fitting
 
         stored_dtype = arguments.check_dtype(dtype, arguments.CODEBOOK_DTYPES)
-        codebook = train_codebook(
-            vectors, num_subspaces, codebook_size, seed=seed, progress=progress
+        fitted = fitting.fit(
+            fitting.Sample(vectors, token_ids, offsets, vocabulary),
+            fitting.Stages(rotation, rotation_block, predictor),
+            num_subspaces,
+            codebook_size,
+            seed=seed,
+            progress=progress,
         )
-        return cls(codebook.astype(stored_dtype))
-
-    @classmethod
-    def from_faiss(cls, quantizer: faiss.ProductQuantizer) -> ProductCodec:
-        """Take over a trained `faiss.ProductQuantizer` of at most 16 bits a code, without loss.
-
-        Returns:
-            A codec of float32 centroids; its `decode` equals faiss's bit for bit.
-
-        Raises:
-            ConfigError: if it is something else, or not trained.
-            ShapeError: if its codes are wider than 16 bits, or its centroids not finite.
-        """
-        import faiss
-
-        if not isinstance(quantizer, faiss.ProductQuantizer):
-            raise ConfigError(f"got a {type(quantizer).__name__}, wanted a faiss.ProductQuantizer")
-        shape = (quantizer.M, quantizer.ksub, quantizer.dsub)
-        centroids = faiss.vector_to_array(quantizer.centroids)
-        if not centroids.any():
-            raise ConfigError(
-                "the faiss.ProductQuantizer is not trained: all its centroids are zero"
-            )
-        return cls(centroids.reshape(shape))
+        return cls(
+            fitted.codebook.astype(stored_dtype),
+            rotation=fitted.rotation,
+            predictor=fitted.predictor,
+        )
 
     @classmethod
     def load(cls, path: str | Path, *, codec_id: str | None = None) -> ProductCodec:
@@ -217,108 +244,196 @@ class ProductCodec:
         return self._config.record.num_words
 
     @property
+    def rotation(self) -> Rotation | None:
+        """The change of basis before the quantizer, if there is one."""
+        return self._rotation
+
+    @property
+    def predictor(self) -> TokenPredictor | None:
+        """What is subtracted before the quantizer, if anything."""
+        return self._predictor
+
+    @property
+    def needs_token_ids(self) -> bool:
+        """Whether `encode` must be told the token ids."""
+        return self._predictor is not None
+
+    @property
     def codebook(self) -> np.ndarray:
         """(M, K, D/M) in the dtype that it was given in, read-only."""
         return self._codebook
 
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
+    def encode(
+        self,
+        vectors: np.ndarray,
+        token_ids: np.ndarray | None = None,
+        offsets: np.ndarray | None = None,
+        *,
+        search: str = "exact",
+    ) -> np.ndarray:
         """Map each vector to its nearest centroid in every subspace.
 
-        The search is exhaustive, by float32 scores; equal scores go to the lowest code. A vector's
-        record does not depend on the batch that it is in.
+        Without stages, a vector's record does not depend on the batch that it is in. A rotation is
+        a matrix product, whose last bit may; a predictor looks at the passage.
 
         Args:
             vectors: (T, D) float32, or float16, bfloat16, float64, which are cast; finite.
+            token_ids: (T,) integers, for a codec that `needs_token_ids`; others ignore them.
+            offsets: (P + 1,): passage i is rows `offsets[i]:offsets[i + 1]`; None: one passage.
+            search: "exact": the nearest of all centroids, of equals the lowest code. "fast": of a
+                large codebook the most promising part is searched; the squared error is at most
+                about 1 % larger (docs/results/codec.md).
 
         Returns:
             (T, W) uint16 records.
 
         Raises:
-            ShapeError: if the shape or dtype differs, or a value is not finite (the first such row
+            ShapeError: if a shape or dtype differs, or a value is not finite (the first such row
                 is named).
+            ConfigError: if the search is neither.
 
-        Cost: 2 T K D floating-point operations. The first call lays the codebook out for the
-        search: 4 (1 + M/D) bytes of memory for each of its K D values, kept.
+        Cost: exact, 2 T K D integer or floating-point operations, and 2 T D b to rotate. The first
+        call lays the codebook out for the search, and keeps that.
         """
+        if search not in ("exact", "fast"):
+            raise ConfigError(f"search: got {search!r}, wanted 'exact' or 'fast'")
         arguments.check_vectors(vectors, self.dim)
-        # A float64 beyond float32 becomes infinite, and is refused below.
-        with np.errstate(over="ignore"):
-            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if self._predictor is not None:
+            size = self._predictor.vocabulary_size
+            token_ids = arguments.check_token_ids(token_ids, len(vectors), size)
+        offsets = arguments.as_offsets(offsets, len(vectors))
         records = self._config.record.empty(len(vectors))
         if not len(vectors):
             return records
-        from memstore.codec.kernels import cpu
-
-        if not cpu.assign(vectors, self._assign_tiles(), self._config.record.codes(records)):
-            row = np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0]
-            raise ShapeError(
-                f"vectors: row {row} holds NaN or infinity; only finite values are encoded", row=row
-            )
+        find = self._search(search)
+        for rows, passages in _blocks(offsets, whole=self._predictor is not None):
+            # A float64 beyond float32 becomes infinite, and is refused below.
+            with np.errstate(over="ignore", invalid="ignore"):
+                rotated = np.ascontiguousarray(vectors[rows], dtype=np.float32)
+                if self._rotation is not None:
+                    rotated = self._rotation.apply(rotated)
+            if self._predictor is not None and token_ids is not None:
+                self._config.record.put_token_ids(records[rows], token_ids[rows])
+                rotated = rotated - self._predictor.predict(token_ids[rows], passages)
+            if not find(rotated, self._config.record.codes(records[rows])):
+                row = rows.start + int(np.flatnonzero(~np.isfinite(rotated).all(axis=1))[0])
+                raise ShapeError(
+                    f"vectors: row {row} holds NaN or infinity, or nearly; only finite values are "
+                    "encoded",
+                    row=row,
+                )
         return records
 
     def decode(
-        self, records: np.ndarray, *, dtype: str = "float32", out: np.ndarray | None = None
+        self,
+        records: np.ndarray,
+        offsets: np.ndarray | None = None,
+        *,
+        dtype: str = "float32",
+        out: np.ndarray | None = None,
+        rotated: bool = False,
     ) -> np.ndarray:
-        """Put the centroids that the records name side by side, cast to `dtype`.
+        """Put the centroids that the records name side by side, and undo the stages.
 
         Args:
             records: (T, W) uint16, or int16 of the same bits.
+            offsets: (P + 1,): passage i is rows `offsets[i]:offsets[i + 1]`; None: one passage.
+                Only a codec with a predictor looks at them, and it needs whole passages.
             dtype: "bfloat16" (of ml_dtypes), "float16" or "float32".
             out: (T, D) of that dtype, C-contiguous, to fill instead of a new array. Undefined after
                 an error.
+            rotated: leave the vectors in the codebook's basis, for a reader that has folded
+                `rotation.matrix()` into its weights.
 
         Returns:
-            (T, D) vectors.
+            (T, D) vectors. Without stages their bits are the codebook's, cast; sums of the stages
+            are float32, cast at the end.
 
         Raises:
-            ShapeError: if records or `out` are not such arrays.
+            ShapeError: if records, offsets or `out` are not such arrays.
             ConfigError: if the dtype is none of these, or too narrow for the codebook's values.
-            CorruptionError: if a record names a centroid that does not exist.
+            CorruptionError: if a record names a centroid or a token that does not exist.
         """
         wanted = arguments.check_dtype(dtype, tuple(arguments.DTYPES))
         records = arguments.as_records(records, self.record_words)
+        offsets = arguments.as_offsets(offsets, len(records))
+        from memstore.codec.kernels import gather
+
         if out is None:
-            out = np.empty((len(records), self.dim), wanted)
+            out = gather.empty((len(records), self.dim), wanted)
         arguments.check_out(out, (len(records), self.dim), wanted)
         if not len(records):
             return out
-        from memstore.codec.kernels import cpu
-
-        layout = self._config.record
-        layout.check_pad(records)
-        table = self._table(dtype)
-        row = cpu.gather(
-            layout.codes(records),
-            table.view(_BITS[table.itemsize]),
-            out.view(_BITS[out.itemsize]),
-        )
-        if row >= 0:
-            raise CorruptionError(
-                f"record {row} names a centroid beyond the codec's {self.codebook_size}; "
-                "the records are damaged or of another codec",
-                row=row,
-            )
+        self._config.record.check_pad(records)
+        undo = self._rotation is not None and not rotated
+        if self._predictor is None and not undo:
+            self._gather(records, offsets, dtype, out, first_row=0)
+            return out
+        for rows, passages in _blocks(offsets, whole=self._predictor is not None):
+            if undo:
+                vectors = gather.empty((rows.stop - rows.start, self.dim), np.float32)
+                self._gather(records[rows], passages, "float32", vectors, first_row=rows.start)
+                out[rows] = self._rotation.undo(vectors)
+            else:
+                self._gather(records[rows], passages, dtype, out[rows], first_row=rows.start)
         return out
 
-    def _assign_tiles(self) -> np.ndarray:
+    def _gather(
+        self, records: np.ndarray, offsets: np.ndarray, dtype: str, out: np.ndarray, first_row: int
+    ) -> None:
+        """Fill `out` with centroids and predictions, in the codebook's basis."""
+        from memstore.codec.kernels import gather
+
+        codes = self._config.record.codes(records)
+        token_ids = None
+        if self._predictor is None:
+            table = self._table(dtype)
+            bits = _BITS[table.itemsize], _BITS[out.itemsize]
+            row = gather.gather(codes, table.view(bits[0]), out.view(bits[1]))
+        else:
+            token_ids = self._config.record.token_ids(records)
+            # An id beyond the vocabulary is refused by the kernel; until then any other will do.
+            known_ids = np.minimum(token_ids, self._predictor.vocabulary_size - 1)
+            row = gather.gather_sum(
+                codes,
+                self._codebook,
+                out,
+                rows=token_ids,
+                row_table=self._predictor.tokens,
+                addend=self._predictor.place(known_ids, offsets),
+            )
+        if row >= 0:
+            what = f"a centroid beyond the codec's {self.codebook_size}"
+            if self._predictor is not None:
+                what += f" or a token beyond its {self._predictor.vocabulary_size}"
+            raise CorruptionError(
+                f"record {first_row + row} names {what}; the records are damaged or of another "
+                "codec",
+                row=first_row + row,
+            )
+
+    def _search(self, search: str) -> Callable[[np.ndarray, np.ndarray], bool]:
         from memstore.codec.kernels import cpu
 
         with self._lock:
-            if self._tiles is None:
-                self._tiles = cpu.prepare(self._codebook)
-            return self._tiles
+            if search not in self._searches:
+                self._searches[search] = cpu.searcher(self._codebook, search)
+            return self._searches[search]
 
     def _table(self, dtype: str) -> np.ndarray:
         """Return the codebook cast to `dtype`, and keep it.
 
         For float32 it is the codebook itself: the kernel widens bfloat16 as it copies.
         """
+        from memstore.codec.kernels import gather
+
         if dtype == "float32":
             return self._codebook
         with self._lock:
             if dtype not in self._tables:
+                table = gather.empty(self._codebook.shape, arguments.DTYPES[dtype])
                 with np.errstate(over="ignore"):
-                    table = self._codebook.astype(arguments.DTYPES[dtype])
+                    table[...] = self._codebook
                 if not np.isfinite(table).all():
                     raise ConfigError(
                         f"dtype: the codebook holds values beyond {dtype}; decode to float32"
@@ -335,5 +450,24 @@ class ProductCodec:
     def __repr__(self) -> str:
         return (
             f"ProductCodec(dim={self.dim}, num_subspaces={self.num_subspaces}, codebook_size="
-            f"{self.codebook_size}, dtype={self._config.dtype!r}, id={self._id[:12]!r})"
+            f"{self.codebook_size}, rotation={self._config.rotation_block}, predictor="
+            f"{self.needs_token_ids}, dtype={self._config.dtype!r}, id={self._id[:12]!r})"
         )
+
+
+def _blocks(offsets: np.ndarray, *, whole: bool) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slices of about `_ROWS` rows and the offsets in each; `whole`: passages are not cut."""
+    if not whole:
+        for start in range(0, int(offsets[-1]), _ROWS):
+            stop = min(start + _ROWS, int(offsets[-1]))
+            yield slice(start, stop), np.array([0, stop - start])
+        return
+    first = 0
+    while first < len(offsets) - 1:
+        last = int(np.searchsorted(offsets, offsets[first] + _ROWS, side="right")) - 1
+        last = max(last, first + 1)
+        yield (
+            slice(int(offsets[first]), int(offsets[last])),
+            offsets[first : last + 1] - offsets[first],
+        )
+        first = last

@@ -51,13 +51,21 @@ def serialize(tensors: dict[str, np.ndarray]) -> np.ndarray:
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    file = np.empty(8 + len(text) + end, np.uint8)
+    file = aligned_empty(8 + len(text) + end)
     file[:8] = np.frombuffer(len(text).to_bytes(8, "little"), np.uint8)
     file[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
     for name, view in _views(file[8 + len(text) :], header).items():
         view[...] = tensors[name]
     file.flags.writeable = False
     return file
+
+
+def aligned_empty(num_bytes: int) -> np.ndarray:
+    """Return (num_bytes,) uninitialised uint8 that start on 64 bytes, as a mapped file does."""
+    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    aligned: np.ndarray = buffer[start : start + num_bytes]
+    return aligned
 
 
 def parse(file: np.ndarray, *, where: str) -> dict[str, np.ndarray]:

@@ -1,5 +1,7 @@
 """How codebooks are made: k-means in each subspace, and the rule that chooses a layout.
 
+The sample is read a slab of subspaces at a time, so that one larger than memory can be trained on.
+
 Differs: MEMORY-VQ trains its codebook together with the reader; these are fitted to stored memories
 afterwards.
 """
@@ -7,6 +9,7 @@ afterwards.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 # Below this, faiss's rule says, held-out error rises noticeably above the training error.
 POINTS_PER_CENTROID = 39
-_NUM_ITERATIONS = 12
+_SLAB_BYTES = 1 << 30  # of float32 columns; training takes about as much again
+_ROWS = 1 << 15  # that are cast at a time
 _DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -72,26 +76,36 @@ def train_codebook(
     codebook_size: int,
     *,
     seed: int = 0,
+    subspaces: range | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Run k-means in every subspace, on all vectors.
 
     Args:
-        vectors: (N, D) float16, bfloat16 or float32, finite; may be a memory map: one subspace is
-            copied at a time.
+        vectors: (N, D) float16, bfloat16 or float32, finite; may be a memory map: the columns of
+            as many subspaces as fit in 1 GiB are held at a time, of one at least.
         num_subspaces: M, a divisor of D.
         codebook_size: K, at most N and at most 65,536.
-        seed: the same seed, vectors and machine give the same codebook.
-        progress: called with the number of subspaces done and M, first with 0.
+        seed: the same seed, vectors and machine give the same codebook, whatever the number of
+            threads.
+        subspaces: train these alone, such as range(8, 16), for a job that spreads them; they come
+            out as they would among all.
+        progress: called with the number of subspaces done and their total, first with 0; by any
+            thread, one at a time.
 
     Returns:
-        (M, K, D/M) float32, finite.
+        (M, K, D/M) float32, finite; (len(subspaces), K, D/M) if they were given.
 
     Raises:
         ShapeError: if the vectors are not such an array, are fewer than K, or hold NaN or infinity.
-        ConfigError: if M, K or the seed is not such.
+        ConfigError: if M, K, the seed or the subspaces are not such.
     """
     _check(vectors, num_subspaces, codebook_size, seed)
+    wanted = range(num_subspaces) if subspaces is None else subspaces
+    if not wanted or wanted.step != 1 or not 0 <= wanted.start < wanted.stop <= num_subspaces:
+        raise ConfigError(
+            f"subspaces: got {wanted}, wanted neighbours among the {num_subspaces} subspaces"
+        )
     num_vectors, dim = vectors.shape
     if num_vectors < POINTS_PER_CENTROID * codebook_size:
         logger.warning(
@@ -100,37 +114,57 @@ def train_codebook(
             num_vectors, codebook_size, POINTS_PER_CENTROID, POINTS_PER_CENTROID * codebook_size,
         )  # fmt: skip
     width = dim // num_subspaces
-    codebook = np.empty((num_subspaces, codebook_size, width), np.float32)
-    for m in range(num_subspaces):
-        if progress is not None:
-            progress(m, num_subspaces)
-        points = np.ascontiguousarray(vectors[:, m * width : (m + 1) * width], dtype=np.float32)
-        codebook[m] = _cluster(points, codebook_size, seed)
-    if progress is not None:
-        progress(num_subspaces, num_subspaces)
+    codebook = np.empty((len(wanted), codebook_size, width), np.float32)
+    step = max(1, _SLAB_BYTES // (4 * num_vectors * width))
+    report = _Report(progress, len(wanted))
+    for start in range(0, len(wanted), step):
+        slab = _read_slab(vectors, wanted[start : start + step], width)
+        _cluster(slab, codebook[start : start + step], seed, report)
     return codebook
 
 
-def _cluster(points: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """Return (K, width) float32 centroids; a cluster left empty takes half of a large one."""
-    import faiss
+class _Report:
+    """Counts the subspaces that are done, over all threads."""
 
-    bad_rows = np.flatnonzero(~np.isfinite(points).all(axis=1))
-    if len(bad_rows):
-        raise ShapeError(
-            f"training vectors: row {bad_rows[0]} holds NaN or infinity", row=bad_rows[0]
-        )
-    kmeans = faiss.Kmeans(
-        points.shape[1],
-        num_clusters,
-        niter=_NUM_ITERATIONS,
-        seed=seed,
-        # faiss would subsample large inputs and print a warning about small ones; ours is logged.
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(points),
-    )
-    kmeans.train(points)
-    return np.asarray(kmeans.centroids)
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int) -> None:
+        self._progress = progress
+        self._total = total
+        self._num_done = -1
+        self._lock = threading.Lock()
+        self.advance()
+
+    def advance(self) -> None:
+        with self._lock:
+            self._num_done += 1
+            if self._progress is not None:
+                self._progress(self._num_done, self._total)
+
+
+def _read_slab(vectors: np.ndarray, subspaces: range, width: int) -> np.ndarray:
+    """Return (len(subspaces), N, width) float32, each subspace contiguous."""
+    slab = np.empty((len(subspaces), len(vectors), width), np.float32)
+    for start in range(0, len(vectors), _ROWS):
+        rows = vectors[start : start + _ROWS, subspaces.start * width : subspaces.stop * width]
+        block = rows.astype(np.float32)
+        if not np.isfinite(block).all():
+            row = start + int(np.flatnonzero(~np.isfinite(block).all(axis=1))[0])
+            raise ShapeError(f"training vectors: row {row} holds NaN or infinity", row=row)
+        slab[:, start : start + _ROWS] = block.reshape(-1, len(subspaces), width).swapaxes(0, 1)
+    return slab
+
+
+def _cluster(slab: np.ndarray, codebook: np.ndarray, seed: int, report: _Report) -> None:
+    """Fill `codebook`, a subspace a thread: parts of k-means run on one."""
+    from memstore.codec.clustering import kmeans
+    from memstore.codec.kernels.threads import run_chunks
+
+    def train(start: int, stop: int) -> int:
+        for m in range(start, stop):
+            codebook[m] = kmeans(slab[m], codebook.shape[1], seed=seed)
+            report.advance()
+        return 0
+
+    run_chunks(train, len(slab), min_items=1)
 
 
 def _check(vectors: Any, num_subspaces: int, codebook_size: int, seed: int) -> None:

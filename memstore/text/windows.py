@@ -111,6 +111,29 @@ class TokenWindowSplitter:
                 break
         return passages
 
+    def vocabulary(self) -> list[TokenizedPassage]:
+        """Return every token of the vocabulary alone between the special tokens, in order of id.
+
+        What a model makes of them is known of every token before any text has been read.
+        """
+        return [
+            TokenizedPassage(
+                Passage(document_id="vocabulary", number=token_id, text=""),
+                np.concatenate([self._prefix, np.array([token_id], np.int32), self._suffix]),
+            )
+            for token_id in range(self.vocabulary_size)
+        ]
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V: token ids are below it."""
+        return int(max(self._tokenizer.get_vocab(with_added_tokens=True).values())) + 1
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Special tokens that stand before the text of every window."""
+        return len(self._prefix)
+
     def _encode_title(self, title: str) -> np.ndarray:
         if not self._title_tokens or not title:
             return np.empty(0, dtype=np.int32)

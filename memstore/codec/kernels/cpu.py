@@ -1,25 +1,43 @@
-"""`assign` and `gather` on all cores: compiled at the first call, safe to call from many threads.
+"""Nearest-centroid search on all cores: compiled at the first call, safe from many threads.
 
 Does not: check shapes and dtypes; `ProductCodec` has done so.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
-from memstore.codec.kernels.compiler import compiled, read_only
+from memstore.codec.kernels import probed, screened
+from memstore.codec.kernels.compiler import read_only
 from memstore.codec.kernels.nearest import SPAN, TILE, nearest
 from memstore.codec.kernels.threads import run_chunks
 
 _MIN_CHUNK_FLOPS = 10_000_000  # about 0.1 ms: less is not worth waking another thread for
-_MIN_CHUNK_BYTES = 1 << 18
 
-_LANES = 16  # 16-bit values that are widened by one instruction
+_MIN_PROBED = 2048  # centroids; below, the exact search is as fast
+
+
+def searcher(codebook: np.ndarray, search: str) -> Callable[[np.ndarray, np.ndarray], bool]:
+    """Lay a codebook out for the fastest kernel that does what `search` says.
+
+    Args:
+        codebook: (M, K, width) float32 or bfloat16; kept, if the kernel reads it.
+        search: "exact" or "fast"; a small codebook is searched exactly all the same.
+
+    Returns:
+        A function of vectors (N, D) float32 and codes (N, at least M) uint8 or uint16, both
+        C-contiguous: it fills the first M columns, and returns False if a value was not finite.
+    """
+    if search == "fast" and codebook.shape[1] >= _MIN_PROBED:
+        probed_codebook = probed.prepare(codebook)
+        return lambda vectors, codes: probed.assign(vectors, probed_codebook, codes)
+    if screened.is_suited(codebook.shape):
+        screen = screened.prepare(codebook)
+        return lambda vectors, codes: screened.assign(vectors, screen, codes)
+    tiles = prepare(codebook)
+    return lambda vectors, codes: assign(vectors, tiles, codes)
 
 
 def prepare(codebook: np.ndarray) -> np.ndarray:
@@ -71,93 +89,3 @@ def assign(vectors: np.ndarray, tiles: np.ndarray, codes: np.ndarray) -> bool:
         min_items=1 + _MIN_CHUNK_FLOPS // max(item_flops, 1),
     )
     return all(finite)
-
-
-def gather(codes: np.ndarray, table: np.ndarray, out: np.ndarray) -> int:
-    """Put the centroids that the codes name side by side in `out`.
-
-    Args:
-        codes: (N, at least M) uint8 or uint16, C-contiguous; the first M columns are read.
-        table: (M, K, width) uint16 or uint32: the bits of the centroids, C-contiguous.
-        out: (N, M * width) uint16 or uint32, C-contiguous, filled. uint32 from a table of uint16
-            turns bfloat16 into float32, which is exact.
-
-    Returns:
-        -1, or the first row with a code of K or more; then `out` is not to be used.
-    """
-    num_subspaces, _, width = table.shape
-    num_rows = len(codes)
-    kernel = _copy_rows if table.itemsize == out.itemsize else _widen_rows
-    codes, source = read_only(codes), read_only(_as_records(table))
-    target = _as_records(out.reshape(num_rows, num_subspaces, width))
-    bad_rows = run_chunks(
-        lambda start, stop: kernel(codes, source, target, start, stop),
-        num_rows,
-        min_items=1 + _MIN_CHUNK_BYTES // max(out.itemsize * num_subspaces * width, 1),
-    )
-    return min((row for row in bad_rows if row >= 0), default=-1)
-
-
-def _as_records(array: np.ndarray) -> np.ndarray:
-    """View (..., width) as (...) records: their size is in the type, so they move in registers."""
-    row = np.dtype([("row", array.dtype, (array.shape[-1],))])
-    return array.view(row)[..., 0]
-
-
-@compiled
-def _copy_rows(codes: np.ndarray, table: np.ndarray, out: np.ndarray, start: int, stop: int) -> int:
-    num_subspaces, codebook_size = table.shape
-    for n in range(start, stop):
-        for m in range(num_subspaces):
-            code = codes[n, m]
-            if code >= codebook_size:
-                return n
-            out[n, m] = table[m, code]
-    return -1
-
-
-@compiled
-def _widen_rows(
-    codes: np.ndarray, table: np.ndarray, out: np.ndarray, start: int, stop: int
-) -> int:
-    num_subspaces, codebook_size = table.shape
-    flat_table = table.reshape(table.size)
-    flat_out = out.reshape(out.size)
-    for n in range(start, stop):
-        for m in range(num_subspaces):
-            code = codes[n, m]
-            if code >= codebook_size:
-                return n
-            widen_row(flat_out, n * num_subspaces + m, flat_table, m * codebook_size + code)
-    return -1
-
-
-def _widen_row(_context: Any, out: Any, out_at: Any, table: Any, table_at: Any) -> tuple[Any, Any]:
-    """Set `out[out_at]` to `table[table_at]`, each bfloat16 in the high half of a float32."""
-    signature = types.void(out, types.intp, table, types.intp)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        out, out_at, table, table_at = arguments
-        target = context.make_array(signature.args[0])(context, builder, out).data
-        source = context.make_array(signature.args[2])(context, builder, table).data
-        target = builder.bitcast(builder.gep(target, [out_at]), ir.IntType(32).as_pointer())
-        source = builder.bitcast(builder.gep(source, [table_at]), ir.IntType(16).as_pointer())
-        width = signature.args[2].dtype.size // 2
-        for start in range(0, width, _LANES):
-            _emit_widen(builder, target, source, start, min(_LANES, width - start))
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-def _emit_widen(builder: Any, target: Any, source: Any, start: int, count: int) -> None:
-    narrow, wide = (ir.VectorType(ir.IntType(bits), count) for bits in (16, 32))
-    offset = ir.Constant(ir.IntType(64), start)
-    bits = builder.load(builder.bitcast(builder.gep(source, [offset]), narrow.as_pointer()))
-    bits.align = 2
-    shifted = builder.shl(builder.zext(bits, wide), ir.Constant(wide, [16] * count))
-    pointer = builder.bitcast(builder.gep(target, [offset]), wide.as_pointer())
-    builder.store(shifted, pointer).align = 4
-
-
-widen_row = intrinsic(_widen_row)

@@ -23,6 +23,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from memstore.codec.kernels.compiler import compiled
+from memstore.codec.kernels.vectors import INT64, Vectors, constant, unwrap
 
 TILE = 256  # centroids; 17 KB of them at 16 wide: they stay in the L1 cache while a block passes
 TOKENS = 6
@@ -34,71 +35,7 @@ SPAN = 4 * BLOCK  # vectors that pass through all subspaces before the next do: 
 _LANES, _VECTORS = (16, 4) if llvmlite.binding.get_host_cpu_features().get("avx512f") else (8, 2)
 _STRIDE = _LANES * _VECTORS
 
-_FLOAT = ir.FloatType()
-_INT = ir.IntType(64)
-_VECTOR = ir.VectorType(_FLOAT, _LANES)
 _MASK = ir.IntType(_LANES)
-
-
-class _Vectors:
-    """The few vector instructions that the block is made of."""
-
-    def __init__(self, builder: Any) -> None:
-        self.builder = builder
-        signature = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        self._fma = cgutils.get_or_insert_function(
-            builder.module, signature, f"llvm.fmuladd.v{_LANES}f32"
-        )
-
-    def load(self, base: Any, offset: Any) -> Any:
-        load = self.builder.load(self._at(base, offset))
-        load.align = 4
-        return load
-
-    def store(self, value: Any, base: Any, offset: Any) -> None:
-        self.builder.store(value, self._at(base, offset)).align = 4
-
-    def splat(self, scalar: Any) -> Any:
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
-        return self.builder.shuffle_vector(first, undefined, zeros)
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        return self.builder.call(self._fma, [a, b, c])
-
-    def larger(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def mask(self, comparison: str, a: Any, b: Any) -> Any:
-        """Return one bit a lane."""
-        lanes = self.builder.fcmp_ordered(comparison, a, b)
-        return self.builder.bitcast(lanes, _MASK)
-
-    def largest(self, vector: Any) -> Any:
-        """Reduce to one float by halves."""
-        lanes = ir.VectorType(ir.IntType(32), _LANES)
-        half = _LANES // 2
-        while half:
-            upper = ir.Constant(lanes, [(lane + half) % _LANES for lane in range(_LANES)])
-            vector = self.larger(vector, self.builder.shuffle_vector(vector, vector, upper))
-            half //= 2
-        return self.builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
-
-    def lowest_bit(self, mask: Any) -> Any:
-        """Return the number of the lowest bit that is set."""
-        signature = ir.FunctionType(_MASK, [_MASK, ir.IntType(1)])
-        count = cgutils.get_or_insert_function(
-            self.builder.module, signature, f"llvm.cttz.i{_LANES}"
-        )
-        return self.builder.call(count, [mask, ir.Constant(ir.IntType(1), 0)])
-
-    def _at(self, base: Any, offset: Any) -> Any:
-        return self.builder.bitcast(self.builder.gep(base, [offset]), _VECTOR.as_pointer())
-
-
-def _int(value: int) -> Any:
-    return ir.Constant(_INT, value)
 
 
 def _score_tile(
@@ -138,18 +75,15 @@ def _score_tile(
     )
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        packed, packed_at, tiles, tile_at, width, best, index, best_at, first, scores = (
-            context.make_array(kind)(context, builder, value).data
-            if isinstance(kind, types.Array)
-            else value
-            for kind, value in zip(signature.args, arguments, strict=True)
+        packed, packed_at, tiles, tile_at, width, best, index, best_at, first, scores = unwrap(
+            context, builder, signature, arguments
         )
         packed, tile = builder.gep(packed, [packed_at]), builder.gep(tiles, [tile_at])
-        vectors = _Vectors(builder)
+        vectors = Vectors(builder, ir.FloatType(), _LANES)
         tops = _emit_scores(vectors, packed, tile, width, scores)
         for t in range(TOKENS):
-            at = builder.add(best_at, _int(t))
-            row = builder.gep(scores, [_int(t * TILE)])
+            at = builder.add(best_at, constant(t))
+            row = builder.gep(scores, [constant(t * TILE)])
             slots = builder.gep(best, [at]), builder.gep(index, [at])
             _emit_update(vectors, tops[t], row, first, *slots)
         return context.get_dummy_value()
@@ -157,40 +91,42 @@ def _score_tile(
     return signature, generate
 
 
-def _emit_scores(vectors: _Vectors, packed: Any, tile: Any, width: Any, scores: Any) -> list[Any]:
+def _emit_scores(vectors: Vectors, packed: Any, tile: Any, width: Any, scores: Any) -> list[Any]:
     """Fill `scores`; return for each vector the largest scores, by lane."""
     builder = vectors.builder
-    lowest = ir.Constant(_VECTOR, [float("-inf")] * _LANES)
-    tops = [cgutils.alloca_once(builder, _VECTOR) for _ in range(TOKENS)]
-    sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(_VECTORS)] for _ in range(TOKENS)]
+    lowest = vectors.fill(float("-inf"))
+    tops, *sums = (
+        [cgutils.alloca_once(builder, vectors.type) for _ in range(TOKENS)]
+        for _ in range(1 + _VECTORS)
+    )
     for top in tops:
         builder.store(lowest, top)
-    with cgutils.for_range(builder, _int(TILE // _STRIDE)) as step:
-        column = builder.mul(step.index, _int(_STRIDE))
-        columns = [builder.add(column, _int(v * _LANES)) for v in range(_VECTORS)]
+    with cgutils.for_range(builder, constant(TILE // _STRIDE)) as step:
+        column = builder.mul(step.index, constant(_STRIDE))
+        columns = [builder.add(column, constant(v * _LANES)) for v in range(_VECTORS)]
         for v in range(_VECTORS):
             half_norms = vectors.load(tile, columns[v])
             for t in range(TOKENS):
-                builder.store(half_norms, sums[t][v])
+                builder.store(half_norms, sums[v][t])
         with cgutils.for_range(builder, width) as axis:
-            row = builder.mul(builder.add(axis.index, _int(1)), _int(TILE))
+            row = builder.mul(builder.add(axis.index, constant(1)), constant(TILE))
             centroids = [vectors.load(tile, builder.add(row, columns[v])) for v in range(_VECTORS)]
             for t in range(TOKENS):
-                at = builder.add(builder.mul(axis.index, _int(TOKENS)), _int(t))
+                at = builder.add(builder.mul(axis.index, constant(TOKENS)), constant(t))
                 value = vectors.splat(builder.load(builder.gep(packed, [at])))
                 for v in range(_VECTORS):
-                    total = vectors.multiply_add(value, centroids[v], builder.load(sums[t][v]))
-                    builder.store(total, sums[t][v])
+                    total = vectors.multiply_add(value, centroids[v], builder.load(sums[v][t]))
+                    builder.store(total, sums[v][t])
         for t in range(TOKENS):
             for v in range(_VECTORS):
-                total = builder.load(sums[t][v])
-                vectors.store(total, scores, builder.add(_int(t * TILE), columns[v]))
+                total = builder.load(sums[v][t])
+                vectors.store(total, scores, builder.add(constant(t * TILE), columns[v]))
                 builder.store(vectors.larger(total, builder.load(tops[t])), tops[t])
     return [builder.load(top) for top in tops]
 
 
 def _emit_update(
-    vectors: _Vectors, top: Any, scores: Any, first: Any, best: Any, index: Any
+    vectors: Vectors, top: Any, scores: Any, first: Any, best: Any, index: Any
 ) -> None:
     """If a score of the tile is larger than `best`, set it and the index where it is first."""
     builder = vectors.builder
@@ -201,9 +137,9 @@ def _emit_update(
         builder.store(value, best)
         wanted = vectors.splat(value)
         for start in range(TILE - _LANES, -1, -_LANES):  # backwards: the lowest index is kept
-            equal = vectors.mask("==", vectors.load(scores, _int(start)), wanted)
-            lane = builder.zext(vectors.lowest_bit(equal), _INT)
-            place = builder.add(builder.add(first, _int(start)), lane)
+            equal = vectors.mask("==", vectors.load(scores, constant(start)), wanted)
+            lane = builder.zext(builder.cttz(equal, ir.Constant(ir.IntType(1), 0)), INT64)
+            place = builder.add(builder.add(first, constant(start)), lane)
             is_here = builder.icmp_unsigned("!=", equal, none)
             builder.store(builder.select(is_here, place, builder.load(index)), index)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
-from memstore.codec.config import CodecConfig
+from memstore.codec.config import CodecConfig, PredictorShape
 from memstore.errors import CorruptionError, FormatVersionError
 
 CONFIG = CodecConfig(
@@ -15,9 +16,14 @@ CONFIG = CodecConfig(
     num_subspaces=3,
     codebook_size=256,
     dtype="bfloat16",
+    predictor=None,
+    rotation_block=0,
     tensor_bytes=100,
     tensor_sha256="0" * 64,
 )
+
+
+STAGED = dataclasses.replace(CONFIG, predictor=PredictorShape(70_000, 128, 8), rotation_block=4)
 
 
 def changed(**values: Any) -> bytes:
@@ -27,8 +33,48 @@ def changed(**values: Any) -> bytes:
 
 
 def test_a_configuration_comes_back() -> None:
-    """Round trip."""
+    """Round trip, with stages and without."""
     assert CodecConfig.from_bytes(CONFIG.to_bytes(), where="x") == CONFIG
+    assert CodecConfig.from_bytes(STAGED.to_bytes(), where="x") == STAGED
+
+
+def test_stages_stand_in_the_order_of_encoding() -> None:
+    """The predictor's tables are in the basis of the rotation, but it is fitted first."""
+    values = json.loads(STAGED.to_bytes())
+    assert [stage["kind"] for stage in values["stages"]] == ["token_predictor", "rotation"]
+    assert values["record"] == {"code_bits": 8, "token_id_words": 2, "norm_words": 0}
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"kind": "rotation", "block": 5}],
+        [{"kind": "rotation", "block": 0}],
+        [{"kind": "rotation", "block": True}],
+        [
+            {
+                "kind": "token_predictor",
+                "vocabulary_size": 0,
+                "num_places": 1,
+                "context_width": 0,
+            }
+        ],
+        [
+            {
+                "kind": "token_predictor",
+                "vocabulary_size": 9,
+                "num_places": 1,
+                "context_width": -1,
+            }
+        ],
+        [3],
+        {"kind": "rotation"},
+    ],
+)
+def test_stages_that_cannot_be_are_damage(stages: Any) -> None:
+    """Shapes are bounded before anything is allocated or read by them."""
+    with pytest.raises(CorruptionError):
+        CodecConfig.from_bytes(changed(stages=stages), where="x")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +82,8 @@ def test_a_configuration_comes_back() -> None:
     [
         changed(format_version=2),
         changed(kind="residual"),
-        changed(stages=[{"kind": "rotation"}]),
+        changed(stages=[{"kind": "norm"}]),
+        changed(stages=[{"kind": "rotation", "block": 4, "order": "later"}]),
         changed(record={"code_bits": 8, "token_id_words": 1, "norm_words": 0}),
         changed(record={"code_bits": 8, "token_id_words": 0, "norm_words": 1}),
         changed(record={"code_bits": 12, "token_id_words": 0, "norm_words": 0}),

@@ -63,6 +63,44 @@ def test_a_mapped_float16_sample_is_trained_on(tmp_path: Path, vectors: np.ndarr
     assert np.array_equal(codebook, train_codebook(vectors.astype(np.float16), 2, 16))
 
 
+def test_a_sample_is_read_in_slabs(
+    tmp_path: Path, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One subspace at a time gives what all at once give."""
+    np.save(tmp_path / "sample.npy", vectors)
+    mapped = np.load(tmp_path / "sample.npy", mmap_mode="r")
+    at_once = train_codebook(mapped, 4, 16)
+
+    monkeypatch.setattr("memstore.codec.training._SLAB_BYTES", 1)
+    monkeypatch.setattr("memstore.codec.training._ROWS", 999)
+
+    assert np.array_equal(train_codebook(mapped, 4, 16), at_once)
+
+
+@pytest.mark.parametrize("subspaces", [range(1), range(1, 3), range(3, 4), range(4)])
+def test_some_subspaces_come_out_as_among_all(vectors: np.ndarray, subspaces: range) -> None:
+    """A job may spread them over workers."""
+    some = train_codebook(vectors, 4, 16, subspaces=subspaces)
+
+    assert np.array_equal(some, train_codebook(vectors, 4, 16)[subspaces.start : subspaces.stop])
+
+
+@pytest.mark.parametrize("subspaces", [range(0), range(-1, 2), range(3, 5), range(0, 4, 2)])
+def test_subspaces_that_are_not_there_are_refused(vectors: np.ndarray, subspaces: range) -> None:
+    """None, too many, or not next to each other."""
+    with pytest.raises(ConfigError, match="wanted neighbours among the 4 subspaces"):
+        train_codebook(vectors, 4, 16, subspaces=subspaces)
+
+
+def test_a_bad_row_is_named(vectors: np.ndarray) -> None:
+    """Wherever in the sample it is."""
+    damaged = vectors.copy()
+    damaged[3210, 7] = np.inf
+
+    with pytest.raises(ShapeError, match="row 3210 holds NaN or infinity"):
+        train_codebook(damaged, 4, 16)
+
+
 def test_bfloat16_samples_are_trained_on(vectors: np.ndarray) -> None:
     """Encoders on a GPU give bfloat16."""
     assert train_codebook(vectors.astype(ml_dtypes.bfloat16), 2, 4).dtype == np.float32
@@ -80,7 +118,7 @@ def test_progress_counts_subspaces(vectors: np.ndarray) -> None:
 def test_few_points_a_centroid_are_trained_on_with_a_warning(
     vectors: np.ndarray, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The warning says the rule and goes to the log; faiss prints nothing."""
+    """The warning says the rule and goes to the log, nothing to the terminal."""
     codec = ProductCodec.train(vectors[:128], num_subspaces=2, codebook_size=128)
 
     assert codec.codebook_size == 128

@@ -1,0 +1,186 @@
+"""Decoding of codes in the GPU's memory, against what torch offers for it.
+
+torch `gather` and `index_select` start from the same uint16 or uint8 codes: they index with int64,
+which is part of the work. "Indices ready" leaves that part out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from benchmarks.gpu.device import (
+    as_index,
+    codebook,
+    copy_bandwidth,
+    gaussian,
+    random_codes,
+    require_gpu,
+    time_calls,
+)
+from benchmarks.harness import Cell, Context, Outcome, Table, check, quotient, rate
+from memstore.codec.kernels.gpu_gather import Prediction, Tiling, gather
+
+_Shape = tuple[int, int, int]
+_SHAPES: tuple[_Shape, ...] = ((256, 65_536, 16), (512, 256, 8))
+_QUICK_SHAPES: tuple[_Shape, ...] = ((4, 300, 16), (8, 256, 8))
+_DTYPES = torch.bfloat16, torch.float16, torch.float32
+_VOCABULARY = 32_128
+
+
+def run(context: Context) -> Outcome:
+    """Compare by batch and shape, then by dtype, prediction and tiling at one batch."""
+    require_gpu(quick=context.quick)
+    shapes = _QUICK_SHAPES if context.quick else _SHAPES
+    batches = (8, 16) if context.quick else (4_096, 16_384, 65_536, 262_144)
+    bandwidth = copy_bandwidth(quick=context.quick)
+    gates: list[str] = []
+    tables: list[Table] = []
+    for shape in shapes:
+        table = codebook(context.seed, shape)
+        gate = f"{_name(shape)}: the bits of torch's index_select"
+        codes = random_codes(1, batches[0], shape[0], shape[1])
+        gates += check({gate: partial(_is_equal, codes, table)})
+        rows = [_compare(shape, table, batch, bandwidth) for batch in batches]
+        tables.append(
+            Table(title=f"Decode to bfloat16, {_name(shape)}", columns=_COLUMNS, rows=rows)
+        )
+        tables.append(_variants(shape, table, batches[-2]))
+        tables.append(_tilings(shape, table, batches[-2]))
+        del table
+    return Outcome(
+        gates=gates,
+        settings={"dim": 4096, "batches": batches, "copy_bytes_per_s": bandwidth},
+        tables=tables,
+        notes=[
+            (__doc__ or "").partition("\n\n")[2].replace("\n", " ").strip(),
+            "Codes are uniformly random, the worst case for caches: every centroid is as likely as "
+            "another. The L2 cache is emptied before each call.",
+            "Bytes counted: codes, centroids and vectors, each once a token, over the bandwidth of "
+            "a copy within the device's memory in the same run.",
+        ],
+    )
+
+
+_COLUMNS = (
+    "batch", "tokens/s", "GB/s", "of a copy", "torch gather", "torch index_select", "indices ready",
+    "faster than the better torch one",
+)  # fmt: skip
+
+
+def _name(shape: _Shape) -> str:
+    return f"{shape[0]} subspaces of {shape[1]:,} centroids, {shape[2]} wide"
+
+
+def _is_equal(codes: torch.Tensor, table: torch.Tensor) -> bool:
+    out = torch.full((len(codes), table.shape[0] * table.shape[2]), torch.nan, dtype=table.dtype)
+    out = out.to(table.device)
+    bad_row = gather(codes, table, out)
+    return int(bad_row) == len(codes) and torch.equal(
+        out, _selected(_flat_index(codes, table), table)
+    )
+
+
+def _flat_index(codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    num_subspaces, codebook_size, _ = table.shape
+    first = torch.arange(num_subspaces, device=table.device) * codebook_size
+    return (as_index(codes) + first).flatten()
+
+
+def _selected(index: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    num_subspaces, _, width = table.shape
+    rows = table.view(-1, width).index_select(0, index)
+    return rows.view(-1, num_subspaces * width)
+
+
+def _gathered(codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Use `torch.gather` as it offers itself: codes of each subspace along the centroids' axis."""
+    width = table.shape[2]
+    index = as_index(codes).t()[:, :, None].expand(-1, -1, width)  # (M, N, width)
+    return torch.gather(table, 1, index).transpose(0, 1).reshape(len(codes), -1)
+
+
+def _compare(shape: _Shape, table: torch.Tensor, batch: int, bandwidth: float) -> tuple[Cell, ...]:
+    codes = random_codes(1, batch, shape[0], shape[1])
+    out = torch.empty((batch, shape[0] * shape[2]), dtype=table.dtype, device=table.device)
+    index = _flat_index(codes, table)
+    seconds = time_calls(
+        {
+            "ours": lambda: gather(codes, table, out),
+            "gather": lambda: _gathered(codes, table),
+            "select": lambda: _selected(_flat_index(codes, table), table),
+            "ready": lambda: _selected(index, table),
+        }
+    )
+    num_bytes = codes.nbytes + 2 * out.nbytes
+    moved = rate(seconds["ours"], num_bytes / 1e9, "GB/s")
+    better = min(("gather", "select"), key=lambda name: seconds[name].sum())
+    return (
+        f"{batch:,}",
+        rate(seconds["ours"], batch, "tokens/s"),
+        moved,
+        moved.value * 1e9 / bandwidth,
+        *(rate(seconds[name], batch, "tokens/s") for name in ("gather", "select", "ready")),
+        quotient(seconds[better], seconds["ours"]),
+    )
+
+
+def _variants(shape: _Shape, table: torch.Tensor, batch: int) -> Table:
+    """Time other dtypes, and a prediction added on the way."""
+    codes = random_codes(1, batch, shape[0], shape[1])
+    dim = shape[0] * shape[2]
+    prediction = Prediction(
+        gaussian(2, _VOCABULARY, dim, dtype=torch.bfloat16),
+        random_codes(3, batch, 1, _VOCABULARY)[:, 0].view(torch.int16).int(),
+    )
+    with_addend = replace(prediction, addend=gaussian(4, batch, dim))
+    functions: dict[str, Callable[[], object]] = {}
+    for dtype in _DTYPES:
+        name = str(dtype).removeprefix("torch.")
+        source = table if dtype == torch.float32 else table.to(dtype)
+        out = torch.empty((batch, dim), dtype=dtype, device=table.device)
+        functions[name] = partial(gather, codes, source, out)
+    out = torch.empty((batch, dim), dtype=torch.bfloat16, device=table.device)
+    functions["bfloat16, token table added"] = lambda: gather(codes, table, out, prediction)
+    functions["bfloat16, token table and addend"] = lambda: gather(codes, table, out, with_addend)
+    functions["bfloat16, row checked before going on"] = lambda: int(gather(codes, table, out))
+    seconds = time_calls(functions)
+    return Table(
+        title=f"Decode in other ways, {_name(shape)}, batch {batch:,}",
+        columns=("to", "tokens/s", "of plain bfloat16"),
+        rows=[
+            (name, rate(taken, batch, "tokens/s"), quotient(seconds["bfloat16"], taken))
+            for name, taken in seconds.items()
+        ],
+    )
+
+
+def _tilings(shape: _Shape, table: torch.Tensor, batch: int) -> Table:
+    """Time other ways to cut the work up, to see whether the default is the right one."""
+    codes = random_codes(1, batch, shape[0], shape[1])
+    out = torch.empty((batch, shape[0] * shape[2]), dtype=table.dtype, device=table.device)
+    tilings = [
+        Tiling(group, values, warps)
+        for group in (4, 8, 16, 32)
+        for values, warps in ((2048, 2), (2048, 4), (4096, 4), (8192, 4), (8192, 8))
+        if values >= group * shape[2]
+    ]
+    seconds = time_calls(
+        {str(tiling): partial(gather, codes, table, out, tiling=tiling) for tiling in tilings}
+    )
+    ranked = sorted(seconds, key=lambda name: seconds[name].sum())
+    return Table(
+        title=f"Decode by tiling, {_name(shape)}, batch {batch:,}, best first",
+        columns=("tiling", "tokens/s", "of the default"),
+        rows=[
+            (
+                name,
+                rate(seconds[name], batch, "tokens/s"),
+                quotient(seconds[str(Tiling())], seconds[name]),
+            )
+            for name in ranked
+        ],
+    )

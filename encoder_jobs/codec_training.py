@@ -1,0 +1,102 @@
+"""How a job trains its codec: memories of a sample, of the vocabulary, then the best candidate."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from memstore.codec import ProductCodec
+from memstore.codec.recipes import Recipe, train_best
+from memstore.types import MemoryEncoder, PassageSplitter, TokenizedPassage
+
+
+class Step(NamedTuple):
+    """Progress of the preparation: `done` of `total` units of `what`."""
+
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Memories:
+    """The memories of some passages, one after another.
+
+    Attributes:
+        vectors: (T, D) float32. token_ids: (T,) int32. offsets: (P + 1,) int64.
+    """
+
+    vectors: np.ndarray
+    token_ids: np.ndarray
+    offsets: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """A codec, and its centred relative MSE on memories that it was not trained on."""
+
+    codec: ProductCodec
+    error: float
+
+
+def encode_sample(
+    encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]
+) -> Iterator[Step | Memories]:
+    """Yield progress, then the memories of the sample, in its order."""
+    offsets = np.concatenate([[0], np.cumsum([len(passage.token_ids) for passage in sample])])
+    vectors = np.empty((int(offsets[-1]), encoder.identity.memory_dim), np.float32)
+    done = 0
+    yield Step("encoding a sample for the codec, tokens", done, len(vectors))
+    for batch in encoder.encode(sample):
+        parts = np.split(batch.memories, batch.offsets[1:-1])
+        for row, memory in zip(batch.rows, parts, strict=True):
+            vectors[offsets[row] : offsets[row + 1]] = memory
+        done += len(batch.memories)
+        yield Step("encoding a sample for the codec, tokens", done, len(vectors))
+    yield Memories(vectors, np.concatenate([passage.token_ids for passage in sample]), offsets)
+
+
+def encode_vocabulary(encoder: MemoryEncoder, splitter: PassageSplitter) -> np.ndarray:
+    """Return (V, D) float32: the memory of every token when it stands alone."""
+    passages = splitter.vocabulary()
+    memories = np.empty((len(passages), encoder.identity.memory_dim), np.float32)
+    for batch in encoder.encode(passages):
+        memories[batch.rows] = batch.memories[batch.offsets[:-1] + splitter.num_prefix_tokens]
+    return memories
+
+
+def train_codec(
+    recipes: Sequence[Recipe], memories: Memories, vocabulary: np.ndarray | None
+) -> Iterator[Step | Trained]:
+    """Yield progress, then the best of the candidates. Trains in a thread, to be able to."""
+    steps: queue.Queue[Step | BaseException | Trained] = queue.Queue()
+
+    def work() -> None:
+        try:
+            codec, error = train_best(
+                recipes,
+                memories.vectors,
+                memories.token_ids,
+                memories.offsets,
+                vocabulary,
+                progress=lambda done, total: steps.put(
+                    Step("training the codec, subspaces", done, total)
+                ),
+            )
+            steps.put(Trained(codec, error))
+        except BaseException as err:
+            steps.put(err)
+
+    threading.Thread(target=work, daemon=True).start()
+    while True:
+        item = steps.get()
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+        if isinstance(item, Trained):
+            return
