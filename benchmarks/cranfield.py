@@ -19,21 +19,23 @@ from benchmarks.trec import Ranking, TestCollection, read_cranfield, write_run
 from encoder_jobs.stages import use_all_cores
 from memstore import Client, open_store
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
-from memstore.types import MemoryEncoder, TokenizedPassage
+from memstore.types import QuestionEncoder, TokenizedPassage
 
 _MEASURES = (nDCG @ 10, R @ 100)
 _TOP_K = 1_000  # passages; enough for 100 documents, each of which has a few
+_RERANKED = 100  # passages a query
 _SAMPLED_PASSAGES = 200
 _SERVICE, _EXACT = "memstore", "exact-float32"
 
 
 @dataclass(frozen=True, slots=True)
 class _Uncompressed:
-    """What the store is compared with: passages and their retrieval vectors in float32."""
+    """What the store is compared with: passages, with vectors and memories in float32."""
 
-    encoder: MemoryEncoder
+    encoder: QuestionEncoder
     passages: list[TokenizedPassage]
     embeddings: np.ndarray
+    memories: list[np.ndarray]
 
     def scores(self, query: str) -> dict[str, float]:
         """Return every document's score: that of its best passage."""
@@ -68,6 +70,7 @@ def run(context: Context) -> Outcome:
             for query, text in collection.queries.items()
         }
         errors = _memory_errors(client, exact, context.seed)
+        reranked = _rerank_table(collection, client, exact)
     truth = {query: exact.scores(text) for query, text in collection.queries.items()}
     for name, scores in ((_SERVICE, ranking), (_EXACT, truth)):
         write_run(context.files / f"cranfield.{name}.run", scores, name)
@@ -79,8 +82,13 @@ def run(context: Context) -> Outcome:
             "passages": report["num_passages"],
             "tokens": report["num_tokens"],
             "top_k": _TOP_K,
+            "reranked": _RERANKED,
         },
-        tables=[_ranking_table(collection, ranking, truth), _memory_table(report, store, errors)],
+        tables=[
+            _ranking_table(collection, ranking, truth),
+            _memory_table(report, store, errors),
+            reranked,
+        ],
         notes=[
             "A document's score is that of its best passage. Relevant is what is judged above 0; "
             "the measures are those of ir-measures.",
@@ -105,9 +113,12 @@ def _uncompressed(collection: TestCollection) -> _Uncompressed:
     splitter, encoder = load_splitter(options), load_encoder(options)
     passages = [each for document in collection.documents for each in splitter.split(document)]
     embeddings = np.empty((len(passages), encoder.identity.embedding_dim), np.float32)
+    memories = [embeddings] * len(passages)
     for batch in encoder.encode(passages):
         embeddings[batch.rows] = batch.embeddings
-    return _Uncompressed(encoder, passages, embeddings)
+        for i, row in enumerate(batch.rows):
+            memories[row] = batch.memories[batch.offsets[i] : batch.offsets[i + 1]]
+    return _Uncompressed(encoder, passages, embeddings, memories)
 
 
 def _is_whole(store: Path, exact: _Uncompressed) -> bool:
@@ -153,6 +164,43 @@ def _overlap(ranking: Ranking, truth: Ranking) -> float:
 
 def _first(scores: Mapping[str, float]) -> set[str]:
     return set(sorted(scores, key=lambda document: (-scores[document], document))[:10])
+
+
+def _rerank_table(collection: TestCollection, client: Client, exact: _Uncompressed) -> Table:
+    """Rank by retrieval, by MaxSim and by the mean of both; on float32 memories and on codes."""
+    numbers = {each.passage.passage_id: row for row, each in enumerate(exact.passages)}
+    owners = [each.passage.document_id for each in exact.passages]
+    rankings: dict[str, dict[str, dict[str, float]]] = {}
+    for query, text in collection.queries.items():
+        retrieved = client.search(text, top_k=_RERANKED).hits
+        reranked = client.search(text, top_k=_RERANKED, rerank=_RERANKED).hits
+        retrieval = {numbers[hit.passage_id]: hit.score for hit in retrieved}
+        means = {numbers[hit.passage_id]: hit.score for hit in reranked}
+        _, question = exact.encoder.question(text)
+        truth = {row: _max_similarity(question, exact.memories[row]) for row in retrieval}
+        for name, scores in {
+            "retrieval vectors alone": retrieval,
+            "MaxSim alone, float32": truth,
+            "MaxSim alone, on codes": {row: 2 * means[row] - retrieval[row] for row in means},
+            "mean of both, float32": {row: (retrieval[row] + truth[row]) / 2 for row in truth},
+            "mean of both, on codes (`rerank`)": means,
+        }.items():
+            ranked = _best((owners[row], score) for row, score in scores.items())
+            rankings.setdefault(name, {})[query] = ranked
+    qrels = {query: dict.fromkeys(found, 1) for query, found in collection.relevant.items()}
+    rows: list[tuple[Cell, ...]] = []
+    for name, ranking in rankings.items():
+        found = ir_measures.calc_aggregate([nDCG @ 10], qrels, ranking)[nDCG @ 10]
+        reference = rankings[name.split(",")[0] + ", float32"] if "codes" in name else ranking
+        rows.append((name, f"{found:.4f}", _overlap(ranking, reference)))
+    columns = ("order of the candidates", str(nDCG @ 10), "first 10 shared with float32")
+    title = f"Reranking the best {_RERANKED} passages by token memories"
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _max_similarity(question: np.ndarray, memory: np.ndarray) -> float:
+    """Return what `View.rerank` computes on codes, from vectors."""
+    return float((memory @ question.T).max(axis=0).sum() / np.square(question).sum())
 
 
 def _memory_errors(client: Client, exact: _Uncompressed, seed: int) -> tuple[float, float, int]:

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "startup": "Start-up: what a user waits for before anything happens",
     "pipeline": "Encoding: the whole job against the bare encoder",
     "query": "Queries: embedded and over gRPC",
+    "codec": "Codec: against faiss, torch and NumPy, and against the limits of the machine",
     "client_decode": "Decoding at the client: codes on the wire against vectors on the wire",
     "server_memory": "Memory of the server over the size of its data",
     "index": "Index: exact search against an inverted file",

@@ -1,5 +1,5 @@
-"""Adds `memstore encode`, `memstore job …` and some of `memstore codec …`. Import-light: the work is imported when a command
-runs.
+"""Adds `memstore encode`, `memstore job …` and some of `memstore codec …`. Import-light: the work
+is imported when a command runs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Trains a codec on a sample file, in this process or spread over a Ray cluster.
 
-Predictor and rotation are fitted by the driver; k-means in the subspaces, which is most of the work,
-is spread: a task gets the columns of some subspaces and gives back their centroids. Each subspace
+Predictor and rotation are fitted by the driver; k-means in the subspaces, most of the work, is
+spread: a task gets the columns of some subspaces and gives back their centroids. Each subspace
 comes out as it would alone, so the codec is the same byte for byte, on machines of the same kind.
 """
 

@@ -45,6 +45,7 @@ from memstore.types import (
     MemoryEncoder,
     Passage,
     QueryResult,
+    QuestionEncoder,
     SearchResult,
 )
 from memstore.views import View, Views
@@ -133,6 +134,7 @@ class Store:
         where: str | None = None,
         collection: str = "default",
         version: int | None = None,
+        rerank: int = 0,
     ) -> SearchResult:
         """Return the best passages for a question.
 
@@ -142,13 +144,20 @@ class Store:
             where: a filter on metadata columns (`"year >= 2019 and lang in ('de', 'en')"`).
             collection: where to look.
             version: which version, the newest by default.
+            rerank: of so many passages, the best by retrieval vector, the best are then found by
+                comparing the question's tokens with theirs, on the stored codes; `top_k` to 1,000,
+                or 0 for none. Scores are then those of `View.rerank`. What it is worth stands in
+                docs/results/rerank.md.
 
         Raises:
-            ConfigError: for a bad `top_k` or filter. ShapeError: for a bad vector.
-            CollectionNotFoundError, SnapshotNotFoundError, EncoderMismatchError.
+            ConfigError: for a bad `top_k`, `rerank` or filter, or if a vector is to be reranked.
+            ShapeError: for a bad vector.
+            CollectionNotFoundError, SnapshotNotFoundError.
+            EncoderMismatchError: if the question is a text, and there is no encoder, or none that
+                gives the tokens that `rerank` compares.
         """
         view = self._view(collection, version)
-        _, hits = self._search(view, query, top_k, where)
+        _, hits = self._search(view, query, top_k, where, rerank)
         return SearchResult(collection=collection, version=view.snapshot.version, hits=hits)
 
     def query(
@@ -159,12 +168,13 @@ class Store:
         where: str | None = None,
         collection: str = "default",
         version: int | None = None,
+        rerank: int = 0,
     ) -> QueryResult:
         """Return the best passages for a question with their memories. Arguments and errors as
         `search`.
         """
         view = self._view(collection, version)
-        rows, hits = self._search(view, query, top_k, where)
+        rows, hits = self._search(view, query, top_k, where, rerank)
         manifest = view.snapshot.manifest
         return QueryResult(
             collection=collection,
@@ -392,36 +402,58 @@ class Store:
             log.warning("collection %s: %s", snapshot.manifest.collection, err)
 
     def _search(
-        self, view: View, query: str | np.ndarray, top_k: int, where: str | None
+        self, view: View, query: str | np.ndarray, top_k: int, where: str | None, rerank: int
     ) -> tuple[list[int], tuple[Hit, ...]]:
         if not 1 <= top_k <= MAX_TOP_K:
             raise ConfigError(f"top_k is {top_k}; wanted 1 to {MAX_TOP_K}")
+        if rerank and not top_k <= rerank <= MAX_TOP_K:
+            raise ConfigError(f"rerank is {rerank}; wanted 0, or top_k ({top_k}) to {MAX_TOP_K}")
         snapshot = view.snapshot
-        vector = self._query_vector(snapshot, query)
+        vector, question = self._read(snapshot, query, with_memory=rerank > 0)
         allowed = None
         if where is not None:
             allowed = snapshot.matching(where)
         elif len(snapshot.deleted):
             allowed = snapshot.live
-        rows, scores = view.index.search(vector, top_k, allowed)
+        rows, scores = view.index.search(vector, rerank or top_k, allowed)
+        if question is not None:
+            rows, scores = view.rerank(rows, scores, question)
+            rows, scores = rows[:top_k], scores[:top_k]
         hits = tuple(
             _hit(snapshot.passage(int(row)), float(score))
             for row, score in zip(rows, scores, strict=True)
         )
         return [int(row) for row in rows], hits
 
-    def _query_vector(self, snapshot: Snapshot, query: str | np.ndarray) -> np.ndarray:
+    def _read(
+        self, snapshot: Snapshot, query: str | np.ndarray, *, with_memory: bool
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return a question's retrieval vector, and its memory if that is wanted."""
+        memory = None
         if isinstance(query, str):
             if not query.strip():
                 raise ConfigError("the question is empty; give some words or a vector")
-            query = self._encoder(snapshot).embed([query])[0]
+            encoder = self._encoder(snapshot)
+            if not with_memory:
+                query = encoder.embed([query])[0]
+            elif isinstance(encoder, QuestionEncoder):
+                query, memory = encoder.question(query)
+            else:
+                raise EncoderMismatchError(
+                    f"collection {snapshot.manifest.collection!r}: its encoder does not give the "
+                    "memories of a question's tokens, which reranking compares; pass one with a "
+                    "method `question` to open_store",
+                    collection=snapshot.manifest.collection,
+                )
+        elif with_memory:
+            raise ConfigError("a question that is a vector has no tokens to rerank by; use words")
         width = snapshot.manifest.embedding_dim
         vector = np.asarray(query, dtype=np.float32)
         if vector.shape != (width,):
             raise ShapeError(f"query vector of shape {vector.shape}; wanted ({width},)")
         if not np.isfinite(vector).all():
             raise ShapeError("query vector holds NaN or infinity; wanted finite numbers")
-        return vector
+        return vector, memory
 
     def _encoder(self, snapshot: Snapshot) -> MemoryEncoder:
         manifest = snapshot.manifest

@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -186,6 +186,15 @@ class MemoryEncoder(Protocol):
         ...
 
 
+@runtime_checkable
+class QuestionEncoder(MemoryEncoder, Protocol):
+    """A `MemoryEncoder` that also reads questions token by token, as reranking needs."""
+
+    def question(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return a question's retrieval vector, (E,) float32, and its memory, (T, D) float32."""
+        ...
+
+
 class Codec(Protocol):
     """Turns vectors into records of W 16-bit words and back."""
 
@@ -267,7 +276,9 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit(Passage):
-    """A passage with its score for a question: the inner product of unit retrieval vectors."""
+    """A passage with its score for a question: the inner product of unit retrieval vectors, or
+    after reranking the mean of that and of the passage's MaxSim.
+    """
 
     score: float
 

@@ -117,17 +117,13 @@ class MemoryServicer(memory_service_pb2_grpc.MemoryServiceServicer):
         if not memories:
             return
         codec = memories[0].codec
-        records = [memory.records for memory in memories]
         if dtype == CODES:
-            chunks = chunk_rows(records, codec_id=codec_id, row_bytes=2 * codec.record_words)
-        else:
-            chunks = chunk_rows(
-                records,
-                codec_id=codec_id,
-                dtype=dtype,
-                row_bytes=codec.dim * numpy_dtype(dtype).itemsize,
-                convert=lambda rows: codec.decode(rows, dtype=dtype),
-            )
+            row_bytes = 2 * codec.record_words
+            rows = (memory.records for memory in memories)
+        else:  # each passage as a whole: a codec may predict a token from its neighbours
+            row_bytes = codec.dim * numpy_dtype(dtype).itemsize
+            rows = (memory.decode(dtype) for memory in memories)
+        chunks = chunk_rows(rows, codec_id=codec_id, dtype=dtype, row_bytes=row_bytes)
         for chunk in chunks:
             self._metrics.count_rows(chunk.shape[0], len(chunk.data), is_decoded=dtype != CODES)
             yield chunk
@@ -239,8 +235,9 @@ def _question(question: pb.Question) -> dict[str, Any]:
         "version": _version(question),
         "where": question.where if question.HasField("where") else None,
     }
-    if question.HasField("top_k"):
-        arguments["top_k"] = question.top_k
+    for name in ("top_k", "rerank"):
+        if question.HasField(name):
+            arguments[name] = getattr(question, name)
     return arguments
 
 

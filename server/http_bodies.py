@@ -37,6 +37,7 @@ class SearchBody(_Body):
     top_k: int = 8
     where: Text | None = None
     version: int | None = None
+    rerank: int = 0
 
 
 class QueryBody(SearchBody):

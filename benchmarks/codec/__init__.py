@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.codec import decode, encode, plot, quality, stages, training
+from benchmarks.codec import exact, fast, plot, training
 from benchmarks.codec.activations import Activations, load
+from benchmarks.codec.decode import plain
 from benchmarks.codec.materials import as_drawn, as_trained, of_activations, real_records
 from benchmarks.codec.parts import Part
+from benchmarks.codec.quality import against_faiss
 from benchmarks.codec.sizes import FULL, QUICK, Sizes
+from benchmarks.codec.stages import with_stages
 from benchmarks.codec.targets import table
 from benchmarks.harness import Context, Outcome
 from encoder_jobs.stages import use_all_cores
@@ -50,7 +53,7 @@ def run(context: Context) -> Outcome:
             "activations": activations.source,
         },
         tables=[table(parts), *(each for part in parts for each in part.tables)],
-        notes=[*_NOTES, *(note for part in parts for note in part.notes)],
+        notes=[*_NOTES, exact.note(sizes), *(note for part in parts for note in part.notes)],
     )
 
 
@@ -60,27 +63,27 @@ def _parts(sizes: Sizes, activations: Activations, seed: int) -> Iterator[Part]:
     trained = training.of_activations(activations, sizes, seed)
     _say("encode, activations")
     material = of_activations(activations, trained, sizes)
-    yield encode.exact(material, sizes)
-    yield encode.fast(material, sizes)
+    yield exact.exact(material, sizes)
+    yield fast.fast(material, sizes)
     del material
     _say("encode, normals")
     drawn = as_drawn(sizes, seed)
-    yield encode.exact(drawn, sizes)
+    yield exact.exact(drawn, sizes)
     _say("decode")
     records = {
         "normals": drawn.uniform_records(sizes),
         "activations": real_records(activations, trained, sizes),
     }
-    yield decode.plain(drawn.codec, records, sizes)
-    yield stages.stages(drawn.codec, records, activations.token_ids, sizes)
+    yield plain(drawn.codec, records, sizes)
+    yield with_stages(drawn.codec, records, activations.token_ids, sizes)
     del drawn, records
     _say("training")
     part, centroids = training.race(activations, sizes, seed)
     yield part
     _say("fast encode, normals")
-    yield encode.fast(as_trained(centroids, sizes, seed), sizes)
+    yield fast.fast(as_trained(centroids, sizes, seed), sizes)
     _say("quality")
-    yield quality.against_faiss(activations, sizes, seed)
+    yield against_faiss(activations, sizes, seed)
 
 
 def _say(what: str) -> None:

@@ -1,4 +1,4 @@
-"""Token memories of the default encoder on real text: some to train on, of other documents the rest.
+"""Token memories of the default encoder on real text: a sample, and some of other documents.
 
 Made once, and kept beside the results: encoding takes about a minute.
 """

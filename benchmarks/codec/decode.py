@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.codec import peers
 from benchmarks.codec.ceilings import COPY, copy
-from benchmarks.codec.parts import Bar, Part, Subject, least, time_each
+from benchmarks.codec.parts import CEILING, Bar, Part, Subject, least, time_each
 from benchmarks.codec.sizes import Sizes
 from benchmarks.harness import Cell, Figure, Table, Timings, check, quotient, rate
 from memstore.codec import ProductCodec
@@ -91,13 +91,14 @@ def plain(codec: ProductCodec, records: Mapping[str, np.ndarray], sizes: Sizes) 
                 {name: each.subject(batch, buffer) for name, each in decoders.items()}
                 | copy(sizes),
                 rounds=sizes.rounds,
+                pause_s=sizes.pause_s,
                 warmups=2,
             )
             for batch in sizes.decode_batches
         }
         tables.append(_table(data, timed, codec))
         over_faiss[data] = least(quotient(taken[_FAISS], taken[_OURS]) for taken in timed.values())
-        bars += _bars(data, timed)
+        bars += _bars(data, timed, codec)
     return Part(gates=gates, tables=tables, targets={"decode": over_faiss}, bars=bars)
 
 
@@ -158,8 +159,10 @@ def _bytes_a_token(codec: ProductCodec) -> int:
     return 2 * codec.record_words + 4 * codec.dim
 
 
-def _bars(data: str, timed: Mapping[int, Timings]) -> Iterator[Bar]:
+def _bars(data: str, timed: Mapping[int, Timings], codec: ProductCodec) -> Iterator[Bar]:
     batch = PLOTTED if PLOTTED in timed else max(timed)
     for name, taken in timed[batch].items():
         if name != COPY:
             yield Bar("decode", name, data, rate(taken, 1, ""))
+    tokens = 1 / _bytes_a_token(codec)
+    yield Bar("decode", f"{CEILING}copy", data, rate(timed[batch][COPY], tokens, ""))

@@ -36,6 +36,11 @@ class Material:
         parts = self.vectors[:, : count * width].reshape(len(self.vectors), count, width)
         return np.ascontiguousarray(parts.swapaxes(0, 1))
 
+    def part(self, count: int) -> tuple[np.ndarray, ProductCodec]:
+        """Return the vectors in the first subspaces, (N, count * D/M), and a codec of those."""
+        codec = ProductCodec(self.codec.codebook[:count])
+        return np.ascontiguousarray(self.vectors[:, : codec.dim]), codec
+
     def uniform_records(self, sizes: Sizes) -> np.ndarray:
         """Return (T, M) codes, every centroid as likely as another: the worst for caches."""
         shape = sizes.decode_batches[-1], self.codec.num_subspaces

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,9 +22,15 @@ class Subject:
     amount: float
 
 
+CEILING = "ceiling: "
+
+
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A speed in the plot: `figure` of `label` on `data`, in the plot's `panel`."""
+    """A speed in the plot: `figure` of `label` on `data`, in the plot's `panel`.
+
+    A label that starts with `CEILING` is a line, not a bar.
+    """
 
     panel: str
     label: str
@@ -56,11 +63,61 @@ def repeated(subject: Subject, times: int) -> Subject:
     return Subject(call, times * subject.amount)
 
 
-def time_each(subjects: Mapping[str, Subject], *, rounds: int, warmups: int = 1) -> Timings:
-    """Time subjects in turns; return (rounds, 1) seconds for one unit of each one's work."""
-    calls = {name: subject.call for name, subject in subjects.items()}
-    seconds = measure(calls, rounds=rounds, warmups=warmups)
+def time_each(
+    subjects: Mapping[str, Subject],
+    *,
+    rounds: int,
+    pause_s: float,
+    warmups: int = 1,
+    timer: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Timings:
+    """Time subjects in turns.
+
+    Args:
+        subjects: by name.
+        rounds: how many turns; each is a round.
+        pause_s: slept before every call, and not counted: threads of OpenBLAS and OpenMP wait for
+            more work for some 25 ms by keeping a core busy, which the next call would be short of.
+        warmups: turns that do not count.
+        timer: a clock in seconds.
+        sleep: lets seconds pass.
+
+    Returns:
+        Name → (rounds, 1) seconds for one unit of its work.
+    """
+    clock = _Clock(timer)
+
+    def pause() -> None:
+        clock.stop(lambda: sleep(pause_s))
+
+    calls = {name: _after(pause, subject.call) for name, subject in subjects.items()}
+    seconds = measure(calls, rounds=rounds, warmups=warmups, timer=clock.now)
     return {name: taken / subjects[name].amount for name, taken in seconds.items()}
+
+
+def _after(pause: Callable[[], object], call: Callable[[int], object]) -> Callable[[int], object]:
+    def paused(turn: int) -> object:
+        pause()
+        return call(turn)
+
+    return paused
+
+
+class _Clock:
+    """A clock that can be stopped while something goes on."""
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self._timer = timer
+        self._stopped_s = 0.0
+
+    def now(self) -> float:
+        return self._timer() - self._stopped_s
+
+    def stop(self, meanwhile: Callable[[], object]) -> None:
+        began = self._timer()
+        meanwhile()
+        self._stopped_s += self._timer() - began
 
 
 def fastest(seconds: Timings, names: Iterable[str]) -> str:

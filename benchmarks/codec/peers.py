@@ -25,7 +25,7 @@ Decode = Callable[[np.ndarray, np.ndarray], object]
 """(N, M) uint16 codes, or faiss codes, and (N, D) to fill."""
 
 _CHUNKS = 64, 256, 1_024
-_HNSW_NEIGHBOURS = 16
+HNSW_NEIGHBOURS = 16
 
 
 def flat_search(centroids: np.ndarray) -> Search:
@@ -37,7 +37,7 @@ def flat_search(centroids: np.ndarray) -> Search:
 
 def graph_index(centroids: np.ndarray) -> faiss.IndexHNSWFlat:
     """Return a faiss HNSW graph over (K, width) centroids."""
-    index = faiss.IndexHNSWFlat(centroids.shape[1], _HNSW_NEIGHBOURS)
+    index = faiss.IndexHNSWFlat(centroids.shape[1], HNSW_NEIGHBOURS)
     index.add(centroids)
     return index
 
@@ -48,33 +48,13 @@ def graph_search(index: faiss.IndexHNSWFlat, ef_search: int) -> Search:
     return lambda vectors: index.search(vectors, 1, params=params)[1][:, 0]
 
 
-def table_encode(centroids: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Encode with faiss `ProductQuantizer.compute_codes`.
-
-    Args:
-        centroids: (m, K, width) float32, K a power of two above 256.
-
-    Returns:
-        A function of (N, m * width) vectors that returns (N, m) codes.
-    """
-    quantizer = quantizer_of(centroids)
-    num_bits, num_subspaces = quantizer.nbits, len(centroids)
-
-    def encode(vectors: np.ndarray) -> np.ndarray:
-        packed = quantizer.compute_codes(vectors)
-        codes: np.ndarray = faiss.unpack_bitstrings(packed, num_subspaces, num_bits)
-        return codes
-
-    return encode
-
-
-def quantizer_of(centroids: np.ndarray) -> faiss.ProductQuantizer:
+def quantizer(centroids: np.ndarray) -> faiss.ProductQuantizer:
     """Return a `faiss.ProductQuantizer` of (m, K, width) float32 centroids."""
     num_subspaces, codebook_size, width = centroids.shape
     num_bits = codebook_size.bit_length() - 1
-    quantizer = faiss.ProductQuantizer(num_subspaces * width, num_subspaces, num_bits)
-    faiss.copy_array_to_vector(centroids.ravel(), quantizer.centroids)
-    return quantizer
+    found = faiss.ProductQuantizer(num_subspaces * width, num_subspaces, num_bits)
+    faiss.copy_array_to_vector(centroids.ravel(), found.centroids)
+    return found
 
 
 def torch_search(centroids: np.ndarray, sample: np.ndarray) -> Search:
@@ -83,7 +63,7 @@ def torch_search(centroids: np.ndarray, sample: np.ndarray) -> Search:
     bias = -0.5 * transposed.square().sum(dim=0)
 
     def search(chunk: int, vectors: np.ndarray) -> np.ndarray:
-        parts = torch.from_numpy(vectors).split(chunk)
+        parts = torch.split(torch.from_numpy(vectors), chunk)
         codes = [torch.addmm(bias, part, transposed).argmax(dim=1) for part in parts]
         found: np.ndarray = torch.cat(codes).numpy()
         return found

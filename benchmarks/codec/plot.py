@@ -4,28 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from benchmarks.codec.parts import Bar
+from benchmarks.codec.parts import CEILING, Bar
 
 _PANELS = {
     "encode": "Encode, tokens a second",
     "decode": "Decode, tokens a second, 4,096 in a call",
 }
 _COLOURS = {"normals": "#4c78a8", "activations": "#f58518"}
-_CEILING = "ceiling: "
 _HEIGHT = 0.38  # of a bar; two of them stand at a label
-_SETTINGS = {"svg.hashsalt": "codec", "font.size": 8, "axes.spines.top": False}  # same bytes again
+_SETTINGS: Any = {
+    "svg.hashsalt": "codec",
+    "font.size": 8,
+    "axes.spines.top": False,
+}  # same bytes again
 
 
 def draw(bars: Sequence[Bar], target: Path) -> None:
     """Write the plot as SVG.
 
     Args:
-        bars: of the panels above; a label that starts with "ceiling: " is drawn as a line.
+        bars: of the panels above.
         target: the file.
     """
     panels = [[bar for bar in bars if bar.panel == name] for name in _PANELS]
@@ -42,7 +46,7 @@ def draw(bars: Sequence[Bar], target: Path) -> None:
 
 
 def _draw_panel(axis: Axes, bars: Sequence[Bar]) -> None:
-    ceilings = [bar for bar in bars if bar.label.startswith(_CEILING)]
+    ceilings = [bar for bar in bars if bar.label.startswith(CEILING)]
     rest = [bar for bar in bars if bar not in ceilings]
     labels = list(dict.fromkeys(bar.label for bar in rest))
     for shift, (data, colour) in zip((-0.5, 0.5), _COLOURS.items(), strict=True):
@@ -59,7 +63,7 @@ def _draw_panel(axis: Axes, bars: Sequence[Bar]) -> None:
     for label in dict.fromkeys(bar.label for bar in ceilings):
         bar = next(bar for bar in ceilings if bar.label == label)
         axis.annotate(
-            label.removeprefix(_CEILING) + " ", (bar.figure.value, -0.9), ha="right", fontsize=7
+            label.removeprefix(CEILING) + " ", (bar.figure.value, -0.9), ha="right", fontsize=7
         )
     axis.set_xscale("log")
     axis.set_yticks(range(len(labels)), labels)

@@ -1,4 +1,4 @@
-"""Error on held-out activations against faiss's quantizers, at equal bytes and on the same sample."""
+"""Error on held-out activations against faiss's quantizers: equal bytes, the same sample."""
 
 from __future__ import annotations
 
@@ -80,8 +80,7 @@ def _faiss_rotated(sample: np.ndarray, sizes: Sizes) -> faiss.IndexPreTransform:
     matrix.max_train_points = len(sample)
     quantizer = _faiss_plain(sample, sizes)
     matrix.pq = quantizer.pq
-    index = faiss.IndexPreTransform(matrix, quantizer)
-    return index
+    return faiss.IndexPreTransform(matrix, quantizer)
 
 
 def _reconstructed(index: faiss.Index, sample: np.ndarray, vectors: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ class Sizes:
         quality_tokens, quality_subspaces, quality_centroids: of the comparison at equal bytes.
         matrix: side of the square sgemm.
         copy_bytes: of the copy.
+        pause_s: before every timed call.
         rounds, long_rounds: over which the spread is taken; of the largest `encode_batches`.
     """
 
@@ -46,6 +47,7 @@ class Sizes:
     quality_centroids: int
     matrix: int
     copy_bytes: int
+    pause_s: float
     rounds: int
     long_rounds: int
 
@@ -65,11 +67,12 @@ FULL = Sizes(
     training_iterations=5,
     tokens=300_000,
     held_out_tokens=20_000,
-    quality_tokens=131_072,
+    quality_tokens=32_768,
     quality_subspaces=48,
     quality_centroids=256,
     matrix=2_048,
     copy_bytes=256 << 20,
+    pause_s=0.05,
     rounds=5,
     long_rounds=2,
 )
@@ -89,11 +92,12 @@ QUICK = Sizes(
     training_iterations=2,
     tokens=6_000,
     held_out_tokens=600,
-    quality_tokens=2_000,
+    quality_tokens=1_000,
     quality_subspaces=48,
     quality_centroids=16,
     matrix=128,
     copy_bytes=1 << 20,
+    pause_s=0.0,
     rounds=2,
     long_rounds=2,
 )

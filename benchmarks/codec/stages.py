@@ -24,12 +24,12 @@ from memstore.codec.rotation import Rotation
 
 _BLOCK = 64
 _CONTEXT_WIDTH = 64
-_TOKEN = "token predictor, rotation folded"
+_PREDICTED = "token predictor, rotation folded"
 _CONTEXT = "context predictor, rotation folded"
 _UNDONE = f"token predictor, rotation of blocks of {_BLOCK} undone"
 _DENSE = "token predictor, dense rotation undone"
 _PLAIN = "no stages"
-_FOLDED = _TOKEN, _CONTEXT
+_FOLDED = _PREDICTED, _CONTEXT
 _DTYPE = np.dtype(ml_dtypes.bfloat16)
 
 
@@ -44,7 +44,7 @@ class _Speed:
     over_plain: Figure
 
 
-def stages(
+def with_stages(
     codec: ProductCodec, records: Mapping[str, np.ndarray], token_ids: np.ndarray, sizes: Sizes
 ) -> Part:
     """Check the sums, then time the ways to decode to bfloat16, by batch.
@@ -66,7 +66,7 @@ def stages(
     gates: list[str] = []
     speeds: list[_Speed] = []
     for ways, block, context_width in (
-        ((_TOKEN, _UNDONE), _BLOCK, 0),
+        ((_PREDICTED, _UNDONE), _BLOCK, 0),
         ((_CONTEXT,), _BLOCK, _CONTEXT_WIDTH),
         ((_DENSE,), codec.dim, 0),
     ):
@@ -80,7 +80,7 @@ def stages(
         tables=[_table(data, speeds) for data in records],
         targets={
             "stages": {
-                data: least(s.over_plain for s in speeds if (s.data, s.way) == (data, _TOKEN))
+                data: least(s.over_plain for s in speeds if (s.data, s.way) == (data, _PREDICTED))
                 for data in records
             }
         },
@@ -115,7 +115,7 @@ def _time(
         if not sizes.passage_tokens <= batch <= most:
             continue
         subjects = {name: each.subject(batch, buffer) for name, each in decoders.items()}
-        seconds = time_each(subjects, rounds=sizes.rounds)
+        seconds = time_each(subjects, rounds=sizes.rounds, pause_s=sizes.pause_s)
         for way in ways:
             speed = rate(seconds[way], 1, "tokens/s")
             yield _Speed(data, batch, way, speed, quotient(seconds[_PLAIN], seconds[way]))

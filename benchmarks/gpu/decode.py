@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+import ml_dtypes
+import numpy as np
 import torch
 
 from benchmarks.gpu.device import (
+    DEVICE,
     as_index,
     codebook,
     copy_bandwidth,
@@ -22,13 +25,19 @@ from benchmarks.gpu.device import (
     time_calls,
 )
 from benchmarks.harness import Cell, Context, Outcome, Table, check, quotient, rate
+from memstore.codec import ProductCodec
+from memstore.codec.kernels.gpu import GpuCodec
 from memstore.codec.kernels.gpu_gather import Prediction, Tiling, gather
+from memstore.codec.predictor import TokenPredictor
+from memstore.codec.rotation import Rotation
 
 _Shape = tuple[int, int, int]
 _SHAPES: tuple[_Shape, ...] = ((256, 65_536, 16), (512, 256, 8))
 _QUICK_SHAPES: tuple[_Shape, ...] = ((4, 300, 16), (8, 256, 8))
 _DTYPES = torch.bfloat16, torch.float16, torch.float32
 _VOCABULARY = 32_128
+_NUM_PLACES = 512
+_PASSAGE_TOKENS = 128
 
 
 def run(context: Context) -> Outcome:
@@ -129,7 +138,7 @@ def _compare(shape: _Shape, table: torch.Tensor, batch: int, bandwidth: float) -
 
 
 def _variants(shape: _Shape, table: torch.Tensor, batch: int) -> Table:
-    """Time other dtypes, and a prediction added on the way."""
+    """Time other dtypes, a prediction added on the way, and whole codecs with their checks."""
     codes = random_codes(1, batch, shape[0], shape[1])
     dim = shape[0] * shape[2]
     prediction = Prediction(
@@ -147,6 +156,7 @@ def _variants(shape: _Shape, table: torch.Tensor, batch: int) -> Table:
     functions["bfloat16, token table added"] = lambda: gather(codes, table, out, prediction)
     functions["bfloat16, token table and addend"] = lambda: gather(codes, table, out, with_addend)
     functions["bfloat16, row checked before going on"] = lambda: int(gather(codes, table, out))
+    functions |= _with_stages(codes, table)
     seconds = time_calls(functions)
     return Table(
         title=f"Decode in other ways, {_name(shape)}, batch {batch:,}",
@@ -156,6 +166,45 @@ def _variants(shape: _Shape, table: torch.Tensor, batch: int) -> Table:
             for name, taken in seconds.items()
         ],
     )
+
+
+def _with_stages(codes: torch.Tensor, table: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Return ways to decode records that hold a token id, in passages, with `GpuCodec`."""
+    codec = GpuCodec(_staged(table), DEVICE)
+    token_ids = random_codes(3, len(codes), 1, _VOCABULARY)
+    records = torch.cat([codes.view(torch.int16), token_ids.view(torch.int16)], dim=1)
+    starts = range(0, len(codes), _PASSAGE_TOKENS)
+    offsets = torch.tensor([*starts, len(codes)], device=DEVICE)
+    return {
+        "bfloat16, with token predictor, rotated": lambda: codec.decode(
+            records, offsets, rotated=True
+        ),
+        "bfloat16, with predictor and dense rotation undone": lambda: codec.decode(
+            records, offsets
+        ),
+    }
+
+
+def _staged(table: torch.Tensor) -> ProductCodec:
+    """Return a codec of this codebook with a token predictor and a dense rotation, all random."""
+    num_subspaces, _, width = table.shape
+    dim = num_subspaces * width
+    rotation = torch.linalg.qr(gaussian(5, dim, dim))[0].cpu().numpy()
+    return ProductCodec(
+        _narrow(table),
+        rotation=Rotation(rotation[None], np.random.default_rng(6).permutation(dim).astype("i4")),
+        predictor=TokenPredictor(
+            tokens=_narrow(gaussian(2, _VOCABULARY, dim, dtype=torch.bfloat16)),
+            positions=gaussian(7, _NUM_PLACES, dim).cpu().numpy(),
+            features=np.zeros((_VOCABULARY, 0), np.float32),
+            context=np.zeros((0, dim), np.float32),
+        ),
+    )
+
+
+def _narrow(tensor: torch.Tensor) -> np.ndarray:
+    """Return a bfloat16 tensor as an array."""
+    return tensor.view(torch.int16).cpu().numpy().view(ml_dtypes.bfloat16)
 
 
 def _tilings(shape: _Shape, table: torch.Tensor, batch: int) -> Table:

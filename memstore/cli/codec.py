@@ -79,6 +79,9 @@ def compare(
     Errors are relative: 0 is exact, 1 is what the mean alone gives. `bytes` counts all that is
     kept of a token, and `rate` compares the codes alone with floats of 2 bytes; speeds are those
     of this machine.
+
+    Families: pq, memory-vq, pca, pca-64, opq, norm-pca, residual, token-pca, context-pca, int8,
+    int4, pca-int8.
     """
     from memstore.codec import comparison
     from memstore.codec.sample import read_sample
@@ -109,8 +112,7 @@ def print_codec(codec: ProductCodec, output: Output) -> None:
     if output is Output.JSON:
         print_json(fields)
         return
-    stages = [" ".join(map(str, stage.values())) for stage in fields["stages"]]
-    print_fields({**fields, "stages": ", ".join(stages)})
+    print_fields({**fields, "stages": ", ".join(map(_stage, fields["stages"]))})
 
 
 def describe(codec: ProductCodec) -> dict[str, Any]:
@@ -135,6 +137,11 @@ def describe(codec: ProductCodec) -> dict[str, Any]:
         "codec_bytes": sum(part.nbytes for part in parts.values()),
         "parts": {name: part.nbytes for name, part in parts.items()},
     }
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    about = ", ".join(f"{name}: {value}" for name, value in stage.items() if name != "kind")
+    return f"{stage['kind']} ({about})"
 
 
 def _names(text: str) -> list[str] | None:
@@ -165,8 +172,6 @@ def _print_comparison(found: Comparison) -> None:
         fields = asdict(row)
         fields["rate"] = f"{row.rate}x" if row.rate else ""
         fields["bytes_per_token"] = f"{row.bytes_per_token:,.6g}"
-        for name in ("relative_mse", "spread", "layer_norm_mse", "rms_norm_mse"):
-            fields[name] = float(f"{fields[name]:.3g}")
         rows.append(dict(zip(_COLUMNS, fields.values(), strict=True)))
     print_table(rows, _COLUMNS)
     for name, why in found.left_out.items():

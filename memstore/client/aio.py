@@ -85,10 +85,11 @@ class AsyncClient:
         where: str | None = None,
         collection: str = "default",
         version: int | None = None,
+        rerank: int = 0,
     ) -> SearchResult:
         """As `Client.search`."""
         asked = requests.question(
-            query, top_k=top_k, where=where, collection=collection, version=version
+            query, top_k=top_k, where=where, collection=collection, version=version, rerank=rerank
         )
         request = pb.SearchRequest(question=asked)
         return search_result(await self._unary(self._stub.Search, request))
@@ -101,11 +102,12 @@ class AsyncClient:
         where: str | None = None,
         collection: str = "default",
         version: int | None = None,
+        rerank: int = 0,
         decoded: str | None = None,
     ) -> QueryResult:
         """As `Client.query`."""
         asked = requests.question(
-            query, top_k=top_k, where=where, collection=collection, version=version
+            query, top_k=top_k, where=where, collection=collection, version=version, rerank=rerank
         )
         answer = QueryAnswer(decoded or CODES)
         request = requests.query_request(asked, decoded)

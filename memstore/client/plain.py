@@ -31,12 +31,27 @@ class PlainCodec:
         """16-bit words in a vector."""
         return self.dim * numpy_dtype(self.dtype).itemsize // 2
 
-    def encode(self, vectors: np.ndarray) -> np.ndarray:
+    @property
+    def needs_token_ids(self) -> bool:
+        """False."""
+        return False
+
+    def encode(
+        self,
+        vectors: np.ndarray,
+        token_ids: np.ndarray | None = None,
+        offsets: np.ndarray | None = None,
+    ) -> np.ndarray:
         """(T, D) vectors to (T, W) uint16: their bits in this codec's dtype."""
         return np.ascontiguousarray(vectors, dtype=numpy_dtype(self.dtype)).view(np.uint16)
 
     def decode(
-        self, records: np.ndarray, *, dtype: str = "float32", out: np.ndarray | None = None
+        self,
+        records: np.ndarray,
+        offsets: np.ndarray | None = None,
+        *,
+        dtype: str = "float32",
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """(T, W) uint16 bits to (T, D) vectors of `dtype`."""
         vectors = records.view(numpy_dtype(self.dtype))  # (T, D)

@@ -43,6 +43,7 @@ def question(
     where: str | None,
     collection: str,
     version: int | None,
+    rerank: int = 0,
 ) -> pb.Question:
     """Build the question of a search or query.
 
@@ -52,9 +53,16 @@ def question(
         where: filter over metadata columns.
         collection: name of the collection.
         version: version to read; `None` for the newest.
+        rerank: number of passages to rerank, 0 for none.
     """
     with _argument_errors():
-        asked = pb.Question(collection=collection, version=version, top_k=top_k, where=where)
+        asked = pb.Question(
+            collection=collection,
+            version=version,
+            top_k=top_k,
+            where=where,
+            rerank=rerank or None,
+        )
         if isinstance(query, str):
             asked.text = query
         else:

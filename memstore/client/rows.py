@@ -7,7 +7,7 @@ of them is checked on arrival.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ def dtype_from_proto(number: int) -> str:
 
 
 def chunk_rows(
-    memories: Sequence[np.ndarray],
+    memories: Iterable[np.ndarray],
     *,
     codec_id: str,
     dtype: str = CODES,
@@ -77,7 +77,7 @@ def chunk_rows(
     """Cut memories into chunks, each made only when it is asked for.
 
     Args:
-        memories: arrays (T_i, V) of one dtype and width.
+        memories: arrays (T_i, V) of one dtype and width, taken when they are needed.
         codec_id: codec that the rows belong to.
         dtype: spelling of the rows that are sent.
         row_bytes: bytes of a row that is sent.
@@ -99,7 +99,7 @@ def chunk_rows(
         first_row += rows.shape[0]
 
 
-def _groups(memories: Sequence[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def _groups(memories: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     """Slice arrays into groups of `size` rows; only the last group may have fewer."""
     group: list[np.ndarray] = []
     missing = size

@@ -92,10 +92,11 @@ class Client:
         where: str | None = None,
         collection: str = "default",
         version: int | None = None,
+        rerank: int = 0,
     ) -> SearchResult:
         """Return the best passages for a question, without their memories; see `Store.search`."""
         asked = requests.question(
-            query, top_k=top_k, where=where, collection=collection, version=version
+            query, top_k=top_k, where=where, collection=collection, version=version, rerank=rerank
         )
         request = pb.SearchRequest(question=asked)
         return search_result(self._unary(self._stub.Search, request))
@@ -108,6 +109,7 @@ class Client:
         where: str | None = None,
         collection: str = "default",
         version: int | None = None,
+        rerank: int = 0,
         decoded: str | None = None,
     ) -> QueryResult:
         """Return the best passages for a question with their memories; see `Store.query`.
@@ -118,12 +120,13 @@ class Client:
             where: filter over metadata columns.
             collection: name of the collection.
             version: version to read; `None` for the newest.
+            rerank: passages that are compared with the question token by token, by the server.
             decoded: `None`: memories come as codes and are decoded here, by the collection's
                 codec, which is fetched once; "bfloat16", "float16" or "float32": the server
                 decodes, and no codec is needed here.
         """
         asked = requests.question(
-            query, top_k=top_k, where=where, collection=collection, version=version
+            query, top_k=top_k, where=where, collection=collection, version=version, rerank=rerank
         )
         answer = QueryAnswer(decoded or CODES)
         request = requests.query_request(asked, decoded)

@@ -13,12 +13,12 @@ from memstore.encoders.tokens import load_splitter
 from memstore.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from memstore.types import MemoryEncoder
+    from memstore.types import QuestionEncoder
 
 __all__ = ["DEFAULT_SOURCE", "EncoderOptions", "load_encoder", "load_splitter", "read_identity"]
 
 
-def load_encoder(options: EncoderOptions, *, device: str | None = None) -> MemoryEncoder:
+def load_encoder(options: EncoderOptions, *, device: str | None = None) -> QuestionEncoder:
     """Load an encoder; `device` None takes a GPU if there is one, else the CPU.
 
     Raises:

@@ -50,6 +50,13 @@ class HuggingFaceEncoder:
         self._tokenizer = load_tokenizer(
             retriever, max_tokens=retriever.max_tokens or MAX_QUESTION_TOKENS
         )
+        self._memory_tokenizer = (
+            load_tokenizer(
+                plan.checkpoint, max_tokens=plan.checkpoint.max_tokens or MAX_QUESTION_TOKENS
+            )
+            if plan.has_own_retriever
+            else self._tokenizer
+        )
         self._token_budget = (
             GPU_TOKEN_BUDGET if self._stack.device.type == "cuda" else CPU_TOKEN_BUDGET
         )
@@ -93,6 +100,17 @@ class HuggingFaceEncoder:
         for rows in plan_batches([len(ids) for ids in sequences], self._token_budget):
             vectors[rows] = self._retriever.forward([sequences[row] for row in rows]).pooled
         return vectors
+
+    def question(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return a question's retrieval vector and its memory, cut as in `embed`.
+
+        Returns:
+            (E,) float32 of unit length; (T, D) float32, special tokens included as in passages.
+        """
+        ids = np.array(self._memory_tokenizer.encode(text).ids, np.int64)
+        output = self._stack.forward([ids])
+        vector = self.embed([text])[0] if self._has_own_retriever else output.pooled[0]
+        return vector, output.memories
 
     def _render(self, passage: Passage) -> str:
         return self._template.format(title=passage.title, text=passage.text).strip()

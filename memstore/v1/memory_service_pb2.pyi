@@ -26,20 +26,22 @@ class Vector(_message.Message):
     def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("collection", "version", "text", "vector", "top_k", "where")
+    __slots__ = ("collection", "version", "text", "vector", "top_k", "where", "rerank")
     COLLECTION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     WHERE_FIELD_NUMBER: _ClassVar[int]
+    RERANK_FIELD_NUMBER: _ClassVar[int]
     collection: str
     version: int
     text: str
     vector: Vector
     top_k: int
     where: str
-    def __init__(self, collection: _Optional[str] = ..., version: _Optional[int] = ..., text: _Optional[str] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., top_k: _Optional[int] = ..., where: _Optional[str] = ...) -> None: ...
+    rerank: int
+    def __init__(self, collection: _Optional[str] = ..., version: _Optional[int] = ..., text: _Optional[str] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ..., top_k: _Optional[int] = ..., where: _Optional[str] = ..., rerank: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("question",)

@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from memstore.codec.kernels import cpu, reference, threads
+from memstore.codec.kernels import cpu, int8, reference, screened, threads
+from memstore.codec.kernels import gather as gathering
 
 BITS = {2: np.uint16, 4: np.uint32}
 
@@ -30,20 +31,31 @@ def cpu_assign(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     return codes
 
 
+def screened_assign(vectors: np.ndarray, codebook: np.ndarray) -> np.ndarray:
+    """Run the kernel for large codebooks, whatever the size of this one."""
+    codes = np.full((len(vectors), len(codebook)), 0xFFFF, np.uint16)
+    assert screened.assign(vectors, screened.prepare(codebook), codes)
+    return codes
+
+
 def cpu_gather(codes: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     """Run the CPU kernel on a buffer that is filled with poison."""
     out = np.full((len(codes), len(codebook) * codebook.shape[2]), 0xFF, codebook.dtype)
     bits = BITS[codebook.itemsize]
-    assert cpu.gather(codes, codebook.view(bits), out.view(bits)) == -1
+    assert gathering.gather(codes, codebook.view(bits), out.view(bits)) == -1
     return out
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "nearest", "screened"])
 def kernels(request: pytest.FixtureRequest) -> Kernels:
     """Each implementation in turn."""
     if request.param == "reference":
         return Kernels(reference.assign, reference.gather)
-    return Kernels(cpu_assign, cpu_gather)
+    if request.param == "nearest":
+        return Kernels(cpu_assign, cpu_gather)
+    if not int8.is_supported():
+        pytest.skip("this CPU has no 8-bit dot products")
+    return Kernels(screened_assign, cpu_gather)
 
 
 def gaussian(seed: int, *shape: int) -> np.ndarray:
@@ -184,7 +196,7 @@ def test_cpu_gather_reports_the_first_row_with_a_code_too_large(
     codes: np.ndarray = np.zeros((900, 64), code_dtype)
     codes[[170, 171, 800], [63, 0, 5]] = size
 
-    assert cpu.gather(codes, table, np.empty((900, 64 * 64), out_dtype)) == 170
+    assert gathering.gather(codes, table, np.empty((900, 64 * 64), out_dtype)) == 170
 
 
 @pytest.mark.parametrize("width", [1, 7, 16, 33])
@@ -194,7 +206,7 @@ def test_cpu_gather_widens_bfloat16_exactly(width: int) -> None:
     codes = np.stack([np.arange(65_536), np.arange(65_536)[::-1]], axis=1).astype(np.uint16)
     out = np.full((65_536, 2 * width), 0xFFFFFFFF, np.uint32)
 
-    assert cpu.gather(codes, table, out) == -1
+    assert gathering.gather(codes, table, out) == -1
 
     wanted = reference.gather(codes, table).view(ml_dtypes.bfloat16).astype(np.float32)
     is_nan = np.isnan(wanted)

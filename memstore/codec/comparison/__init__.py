@@ -4,7 +4,7 @@ Does not: choose a codec; it shows the figures to choose by.
 """
 
 from memstore.codec.comparison.families import FAMILIES, Family
-from memstore.codec.comparison.plot import plot
+from memstore.codec.comparison.plot import check_plot, plot
 from memstore.codec.comparison.table import Comparison, Row, Step, compare
 
-__all__ = ["FAMILIES", "Comparison", "Family", "Row", "Step", "compare", "plot"]
+__all__ = ["FAMILIES", "Comparison", "Family", "Row", "Step", "check_plot", "compare", "plot"]

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from memstore.codec.comparison.quantizers import (
     Codes,
     NormedCodes,
     Quantizer,
-    ResidualCodes,
     directions_of,
     moments,
     train_integers,
 )
+from memstore.codec.comparison.residual import train_residual
 from memstore.codec.fit_rotation import fit_pca
 from memstore.codec.product import ProductCodec
 from memstore.codec.sample import Sample
@@ -23,6 +25,7 @@ from memstore.errors import ConfigError
 
 _RATES = (8, 16, 32)
 _LARGE_CODEBOOK = 65_536
+_ROWS_TO_TRAIN = 1 << 18
 _BLOCK = 64
 _INT4_GROUP = 32
 _SCALE_BYTES = 2
@@ -85,15 +88,20 @@ def _num_subspaces(sample: Sample, rate: int, code_bytes: int) -> int:
     return num_subspaces
 
 
+def _some(vectors: np.ndarray) -> np.ndarray:
+    """Return rows spread over (N, D) vectors, as many as the stages of a product codec look at."""
+    return vectors[:: -(-len(vectors) // _ROWS_TO_TRAIN)]
+
+
 def _norm_pca(sample: Sample, rate: int, seed: int) -> Quantizer:
-    directions = Sample(directions_of(sample.vectors)[0])
+    directions = Sample(directions_of(_some(sample.vectors))[0])
     return NormedCodes(_train(directions, rate, seed, rotation="pca"))
 
 
 def _residual(sample: Sample, rate: int, seed: int) -> Quantizer:
     num_subspaces = _num_subspaces(sample, rate, 2)
     rotation = fit_pca(moments(sample.vectors)[1], num_subspaces, sample.vectors.shape[1])
-    return ResidualCodes.train(sample.vectors, rotation, num_subspaces)
+    return train_residual(_some(sample.vectors), rotation, num_subspaces, seed)
 
 
 def _int8(sample: Sample, rate: int, seed: int) -> Quantizer:
@@ -129,13 +137,13 @@ FAMILIES: dict[str, Family] = {
             partial(_train, rotation="pca", rotation_block=_BLOCK),
             effort=1.2,
         ),
-        Family("opq", "OPQ rotation, then pq", partial(_train, rotation="opq"), effort=6),
+        Family("opq", "OPQ rotation, then pq", partial(_train, rotation="opq"), effort=4),
         Family("norm-pca", "length apart in one word, then pca", _norm_pca, effort=1.2),
         Family(
             "residual",
-            "PCA rotation, then two codes of 8 bits a subspace, beam search (faiss)",
+            "PCA rotation, then two codes of 8 bits a subspace, beam search",
             _residual,
-            effort=15,
+            effort=3,
         ),
         Family(
             "token-pca",
@@ -151,7 +159,7 @@ FAMILIES: dict[str, Family] = {
             partial(_train, predictor="context", rotation="pca"),
             rates=_PREDICTING,
             needs_token_ids=True,
-            effort=4,
+            effort=3,
         ),
         Family("int8", "integers of 8 bits, a scale a token", _int8, rates=(), effort=0.2),
         Family("int4", "integers of 4 bits, a scale every 32", _int4, rates=(), effort=0.3),

@@ -8,7 +8,7 @@ Does not: serve. Only a `ProductCodec` is stored; the others are there to be mea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import ml_dtypes
 import numpy as np
@@ -16,19 +16,13 @@ import numpy as np
 from memstore.codec import tensorfile
 from memstore.codec.config import TENSOR_FILE
 from memstore.codec.product import ProductCodec
-from memstore.codec.rotation import Rotation
 from memstore.codec.sample import Sample
 from memstore.errors import ConfigError
-
-if TYPE_CHECKING:
-    import faiss
 
 Encoded = tuple[np.ndarray, ...]
 """What is kept of T tokens: arrays of T rows."""
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-_CODE_BITS = 8
-_STAGES = 2
 _ROWS = 1 << 14  # vectors of a sample that are summed at a time
 
 
@@ -91,43 +85,6 @@ class NormedCodes:
         vectors = self.codec.decode(encoded[:1], offsets)
         vectors *= encoded[1].astype(np.float32)
         return vectors
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ResidualCodes:
-    """Two codes of 8 bits a subspace, the second for what the first leaves, after a rotation.
-
-    Source: faiss `ProductResidualQuantizer`, beam search over both codes.
-    """
-
-    rotation: Rotation
-    quantizer: faiss.ProductResidualQuantizer
-
-    @classmethod
-    def train(cls, vectors: np.ndarray, rotation: Rotation, num_subspaces: int) -> ResidualCodes:
-        """Train on (N, D) vectors; faiss has a seed of its own."""
-        import faiss
-
-        quantizer = faiss.ProductResidualQuantizer(
-            vectors.shape[1], num_subspaces, _STAGES, _CODE_BITS
-        )
-        quantizer.train(rotation.apply(vectors.astype(np.float32)))
-        return cls(rotation, quantizer)
-
-    @property
-    def tensor_bytes(self) -> int:
-        """See `Quantizer.tensor_bytes`; centroids count as bfloat16, as in product codecs."""
-        centroid_values = _STAGES * (1 << _CODE_BITS) * self.rotation.dim
-        return 2 * centroid_values + self.rotation.blocks.nbytes + self.rotation.order.nbytes
-
-    def encode(self, sample: Sample) -> Encoded:
-        """See `Quantizer.encode`."""
-        rotated = self.rotation.apply(sample.vectors.astype(np.float32))
-        return (self.quantizer.compute_codes(rotated),)
-
-    def decode(self, encoded: Encoded, offsets: np.ndarray | None) -> np.ndarray:
-        """See `Quantizer.decode`."""
-        return self.rotation.undo(self.quantizer.decode(encoded[0]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -131,8 +131,10 @@ def lay_out(
     def fill(first: int, last: int) -> int:
         for m in range(first, last):
             centroids = np.ascontiguousarray(codebook[m], dtype=np.float32)
-            probed.order[m] = cut(centroids, TILE, rounds, None if order is None else order[m])
-            steps = _steps(centroids, probed, m, limit)[probed.order[m]]
+            steps = _steps(centroids, probed, m, limit)
+            before = None if order is None else order[m]
+            probed.order[m] = cut(steps.astype(np.float32), TILE, rounds, before)
+            steps = steps[probed.order[m]]
             means = np.add.reduceat(steps, starts[:-1]) / sizes[:, None]
             _fill(probed.roots[m], np.rint(means), np.arange(num_tiles))
             _fill(probed.leaves[m], np.rint(steps), places)

@@ -42,6 +42,11 @@ class WordEncoder:
         unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit.astype(np.float32)
 
+    def question(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The retrieval vector, and a memory of a row a word."""
+        memory = np.stack([self._word(word) for word in text.split()]).astype(np.float32)
+        return self.embed([text])[0], memory
+
     def _word(self, word: str) -> np.ndarray:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
         return np.random.default_rng(seed).standard_normal(DIM)

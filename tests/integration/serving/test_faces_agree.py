@@ -23,6 +23,7 @@ QUESTIONS = {
     "vector": {"query": np.linspace(-1, 1, 16, dtype=np.float32), "top_k": 3},
     "filter": {"query": "word7", "top_k": 9, "where": "lang == 'de' and w > 1.5"},
     "no hits": {"query": "word7", "where": "lang == 'fr'"},
+    "rerank": {"query": "word7 common", "top_k": 3, "rerank": 20},
     "version": {"query": "word7 word8", "version": 1},
 }
 DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32}

@@ -16,7 +16,7 @@ from memstore.encoders import EncoderOptions, load_encoder, load_splitter, read_
 from memstore.encoders.huggingface import CPU_TOKEN_BUDGET
 from memstore.encoders.sources import resolve_source
 from memstore.errors import ConfigError, MissingDependencyError, ShapeError
-from memstore.types import Document, EncodedBatch, MemoryEncoder, TokenizedPassage
+from memstore.types import Document, EncodedBatch, QuestionEncoder, TokenizedPassage
 
 SaveCheckpoint = Callable[..., Path]
 MakePassages = Callable[..., list[TokenizedPassage]]
@@ -24,7 +24,7 @@ TEXTS = ["Every map needs four colours only.", "The cold sea.", "Who proved the 
 
 
 @pytest.fixture(scope="module")
-def minilm() -> MemoryEncoder:
+def minilm() -> QuestionEncoder:
     """The embedded default encoder, on the CPU."""
     return load_encoder(EncoderOptions(), device="cpu")
 
@@ -35,7 +35,7 @@ def _bytes(batches: list[EncodedBatch]) -> list[tuple[list[int], bytes, bytes, b
     ]
 
 
-def test_minilm_equals_a_plain_transformers_pass(minilm: MemoryEncoder) -> None:
+def test_minilm_equals_a_plain_transformers_pass(minilm: QuestionEncoder) -> None:
     """Memory = hidden_states[4]; vector = masked mean of the top, scaled to unit length."""
     folder = resolve_source(EncoderOptions().source)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -60,7 +60,7 @@ def test_minilm_equals_a_plain_transformers_pass(minilm: MemoryEncoder) -> None:
     np.testing.assert_allclose(minilm.embed(TEXTS)[batch.rows], expected, atol=1e-6)
 
 
-def test_embeddings_have_unit_length_and_order(minilm: MemoryEncoder) -> None:
+def test_embeddings_have_unit_length_and_order(minilm: QuestionEncoder) -> None:
     """Row i is text i, whatever the batches; an empty text and an over-long one have one too."""
     texts = ["", *TEXTS, "sea " * 2000]
 
@@ -72,25 +72,25 @@ def test_embeddings_have_unit_length_and_order(minilm: MemoryEncoder) -> None:
     np.testing.assert_allclose(vectors[2], minilm.embed(TEXTS[1:2])[0], atol=1e-6)
 
 
-def test_no_texts_give_no_vectors(minilm: MemoryEncoder) -> None:
+def test_no_texts_give_no_vectors(minilm: QuestionEncoder) -> None:
     """The shape is right even when it is empty."""
     assert minilm.embed([]).shape == (0, 384)
 
 
-def test_no_passages_give_no_batches(minilm: MemoryEncoder) -> None:
+def test_no_passages_give_no_batches(minilm: QuestionEncoder) -> None:
     """An empty partition is no error."""
     assert list(minilm.encode([])) == []
 
 
 def test_passage_without_tokens_is_refused(
-    minilm: MemoryEncoder, make_passages: MakePassages
+    minilm: QuestionEncoder, make_passages: MakePassages
 ) -> None:
     """It would have no memory and no direction."""
     with pytest.raises(ShapeError, match="without tokens"):
         list(minilm.encode(make_passages([0])))
 
 
-def test_identity_is_that_of_the_options(minilm: MemoryEncoder) -> None:
+def test_identity_is_that_of_the_options(minilm: QuestionEncoder) -> None:
     """The loaded encoder and the torch-free reading agree."""
     assert minilm.identity == read_identity(EncoderOptions())
 
@@ -165,7 +165,35 @@ def test_another_retriever_reads_the_text_with_its_own_tokenizer(
     np.testing.assert_allclose(encoder.embed(texts), vectors, atol=1e-6)
 
 
-def test_threads_may_share_an_encoder(minilm: MemoryEncoder) -> None:
+def test_a_question_is_read_as_a_passage_is(minilm: QuestionEncoder) -> None:
+    """Its vector is that of `embed`, its memory that of a passage of the same words."""
+    splitter = load_splitter(EncoderOptions())
+
+    for text in TEXTS:
+        vector, memory = minilm.question(text)
+
+        (batch,) = minilm.encode(splitter.split(Document("question", text)))
+        np.testing.assert_allclose(vector, minilm.embed([text])[0], atol=1e-6)
+        np.testing.assert_allclose(memory, batch.memories, atol=1e-5)
+
+
+def test_another_retriever_embeds_a_question_that_the_encoder_reads(
+    save_checkpoint: SaveCheckpoint,
+) -> None:
+    """The tokens of the memory are those of the encoder's own tokenizer."""
+    retriever = EncoderOptions(source=str(save_checkpoint("bert", hidden_size=16)))
+    options = EncoderOptions(source=str(save_checkpoint("t5")), retriever=retriever.source)
+    encoder = load_encoder(options, device="cpu")
+
+    vector, memory = encoder.question("the sea rises")
+
+    (passage,) = load_splitter(options).split(Document("question", "the sea rises"))
+    (batch,) = encoder.encode([passage])
+    np.testing.assert_allclose(vector, encoder.embed(["the sea rises"])[0], atol=1e-6)
+    np.testing.assert_allclose(memory, batch.memories, atol=1e-5)
+
+
+def test_threads_may_share_an_encoder(minilm: QuestionEncoder) -> None:
     """A server embeds questions from many threads while it encodes."""
     splitter = load_splitter(EncoderOptions())
     passages = [splitter.split(Document(str(i), text))[0] for i, text in enumerate(TEXTS)]

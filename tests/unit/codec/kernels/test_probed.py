@@ -146,9 +146,12 @@ def test_the_scale_of_the_values_does_not_matter(scale: float) -> None:
     """Steps are chosen by the codebook's range."""
     codebook, vectors = gaussian(14, 1, 500, 4), gaussian(15, 50, 4)
 
-    codes = search(vectors * np.float32(scale), codebook * np.float32(scale))
+    prepared = probed.prepare(codebook * np.float32(scale))
+    codes = np.empty((50, 1), np.uint16)
+    probed.assign(vectors * np.float32(scale), prepared, codes, num_probes=ALL)
 
     assert (codes == search(vectors, codebook)).mean() > 0.95
+    assert prepared.num_probes == probed.prepare(codebook).num_probes
 
 
 def test_a_vector_far_outside_finds_the_side_that_it_is_on() -> None:
