@@ -33,7 +33,7 @@ _NAMED_DOCUMENTS = 10
 
 
 def check_codec_name(collection: Collection, name: str) -> None:
-    """Refuse a codec that is neither a name such as `"auto"`, a folder, nor one of the collection's.
+    """Refuse a codec that is no name such as `"auto"`, no folder, nor one of the collection's.
 
     Raises:
         CodecNotFoundError.

@@ -112,7 +112,7 @@ def _train(
 ) -> ProductCodec:
     layout = choose_layout(sample.vectors.shape[1], len(sample.vectors))
     fitted = fitting.fit(
-        fitting.Sample(sample.vectors, sample.token_ids, sample.offsets, sample.vocabulary),
+        sample,
         fitting.Stages(options.rotation, options.rotation_block, options.predictor),
         options.num_subspaces or layout.num_subspaces,
         options.codebook_size or layout.codebook_size,

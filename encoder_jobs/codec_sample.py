@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 
-from encoder_jobs.codec_training import Memories, encode_sample, encode_vocabulary
+from encoder_jobs.codec_training import Step, encode_sample, encode_vocabulary
 from encoder_jobs.options import EncodeOptions
-from encoder_jobs.prepare import choose_sampled
+from encoder_jobs.prepare import choose_sampled, spread_passages
 from encoder_jobs.progress import ProgressDisplay
-from encoder_jobs.stages import cached_splitter, tokenize, use_all_cores
+from encoder_jobs.stages import cached_splitter, use_all_cores
 from memstore.codec.sample import Sample
 from memstore.encoders import load_encoder
-from memstore.errors import InternalError, InvalidInputError
-from memstore.text import Partition, open_corpus, scan
-from memstore.types import PassageSplitter, TokenizedPassage
+from memstore.errors import InvalidInputError
+from memstore.text import open_corpus, scan
 
 
 def sample_corpus(corpus: str, options: EncodeOptions, display: ProgressDisplay) -> Sample:
@@ -54,48 +52,29 @@ def sample_corpus(corpus: str, options: EncodeOptions, display: ProgressDisplay)
         choose_sampled(found.partitions),
         options.codec_sample_tokens,
         found.metadata_columns,
-    )
+    ).passages
     if not passages:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
     use_all_cores()
     encoder = load_encoder(options.encoder)
-    memories = None
     for item in encode_sample(encoder, passages):
-        if isinstance(item, Memories):
-            memories = item
+        if isinstance(item, Sample):
+            sample = item
         else:
             display.update(*item)
-    if memories is None:
-        raise InternalError("the sample was encoded, and no memories came")
-    display.say(f"encoding the vocabulary, {splitter.vocabulary_size:,} tokens")
+    for part in encode_vocabulary(encoder, splitter):
+        if isinstance(part, Step):
+            display.update(*part)
+        else:
+            vocabulary = part
     numbers: dict[str, int] = {}
     documents = [numbers.setdefault(p.passage.document_id, len(numbers)) for p in passages]
-    return Sample(
-        _narrow(memories.vectors),
-        memories.token_ids,
-        memories.offsets,
-        encode_vocabulary(encoder, splitter),
-        np.array(documents, np.int32),
+    return replace(
+        sample,
+        vectors=_narrow(sample.vectors),
+        vocabulary=vocabulary,
+        documents=np.array(documents, np.int32),
     )
-
-
-def spread_passages(
-    splitter: PassageSplitter,
-    partitions: Sequence[Partition],
-    num_tokens: int,
-    metadata_columns: dict[str, str],
-) -> list[TokenizedPassage]:
-    """Return passages of about `num_tokens` tokens, as many tokens from each partition."""
-    quota = num_tokens / len(partitions)
-    chosen: list[TokenizedPassage] = []
-    for partition in partitions:
-        passages = tokenize(partition, splitter, metadata_columns).passages
-        num_found = sum(len(passage.token_ids) for passage in passages)
-        num_taken = min(len(passages), math.ceil(len(passages) * quota / max(num_found, 1)))
-        chosen.extend(
-            passages[int(i)] for i in np.linspace(0, len(passages) - 1, num_taken).round()
-        )
-    return chosen
 
 
 def _narrow(vectors: np.ndarray) -> np.ndarray:

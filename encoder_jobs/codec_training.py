@@ -12,6 +12,7 @@ import numpy as np
 
 from memstore.codec import ProductCodec
 from memstore.codec.recipes import Recipe, train_best
+from memstore.codec.sample import Sample
 from memstore.types import MemoryEncoder, PassageSplitter, TokenizedPassage
 
 
@@ -24,19 +25,6 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Memories:
-    """The memories of some passages, one after another.
-
-    Attributes:
-        vectors: (T, D) float32. token_ids: (T,) int32. offsets: (P + 1,) int64.
-    """
-
-    vectors: np.ndarray
-    token_ids: np.ndarray
-    offsets: np.ndarray
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Trained:
     """A codec, and its centred relative MSE on memories that it was not trained on."""
 
@@ -46,7 +34,7 @@ class Trained:
 
 def encode_sample(
     encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]
-) -> Iterator[Step | Memories]:
+) -> Iterator[Step | Sample]:
     """Yield progress, then the memories of the sample, in its order."""
     offsets = np.concatenate([[0], np.cumsum([len(passage.token_ids) for passage in sample])])
     vectors = np.empty((int(offsets[-1]), encoder.identity.memory_dim), np.float32)
@@ -58,21 +46,24 @@ def encode_sample(
             vectors[offsets[row] : offsets[row + 1]] = memory
         done += len(batch.memories)
         yield Step("encoding a sample for the codec, tokens", done, len(vectors))
-    yield Memories(vectors, np.concatenate([passage.token_ids for passage in sample]), offsets)
+    yield Sample(vectors, np.concatenate([passage.token_ids for passage in sample]), offsets)
 
 
-def encode_vocabulary(encoder: MemoryEncoder, splitter: PassageSplitter) -> np.ndarray:
-    """Return (V, D) float32: the memory of every token when it stands alone."""
+def encode_vocabulary(
+    encoder: MemoryEncoder, splitter: PassageSplitter
+) -> Iterator[Step | np.ndarray]:
+    """Yield progress, then (V, D) float32: the memory of every token when it stands alone."""
     passages = splitter.vocabulary()
     memories = np.empty((len(passages), encoder.identity.memory_dim), np.float32)
+    done = 0
     for batch in encoder.encode(passages):
         memories[batch.rows] = batch.memories[batch.offsets[:-1] + splitter.num_prefix_tokens]
-    return memories
+        done += len(batch.rows)
+        yield Step("encoding the vocabulary, tokens", done, len(passages))
+    yield memories
 
 
-def train_codec(
-    recipes: Sequence[Recipe], memories: Memories, vocabulary: np.ndarray | None
-) -> Iterator[Step | Trained]:
+def train_codec(recipes: Sequence[Recipe], sample: Sample) -> Iterator[Step | Trained]:
     """Yield progress, then the best of the candidates. Trains in a thread, to be able to."""
     steps: queue.Queue[Step | BaseException | Trained] = queue.Queue()
 
@@ -80,10 +71,7 @@ def train_codec(
         try:
             codec, error = train_best(
                 recipes,
-                memories.vectors,
-                memories.token_ids,
-                memories.offsets,
-                vocabulary,
+                sample,
                 progress=lambda done, total: steps.put(
                     Step("training the codec, subspaces", done, total)
                 ),

@@ -21,9 +21,10 @@ from encoder_jobs.admission import (
     is_published,
     refuse_known_documents,
 )
+from encoder_jobs.codec_training import Step
 from encoder_jobs.estimate import estimate_work
 from encoder_jobs.options import EncodeOptions, make_options
-from encoder_jobs.prepare import Step, choose_sampled
+from encoder_jobs.prepare import choose_sampled
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.records import JobFolder, JobPlace
 from encoder_jobs.runners import Runner, check_runner, make_runner

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from encoder_jobs.codec_training import (
-    Memories,
     Step,
     Trained,
     encode_sample,
@@ -30,6 +30,7 @@ from encoder_jobs.stages import (
     use_all_cores,
 )
 from memstore.codec.recipes import NAMES, choose_recipes
+from memstore.codec.sample import Sample
 from memstore.errors import CollectionNotFoundError, InvalidInputError
 from memstore.storage import Collection, train_dictionary
 from memstore.text import Partition
@@ -40,11 +41,11 @@ _SAMPLED_PARTITIONS = 32
 _PROBED_PASSAGES, _PROBES = 12, 3
 
 
-class _Sample(NamedTuple):
-    """Passages spread over a corpus, and about how many tokens the whole corpus has."""
+class Spread(NamedTuple):
+    """Passages spread over a corpus, and how many tokens a byte of its text makes."""
 
     passages: list[TokenizedPassage]
-    num_corpus_tokens: int
+    tokens_per_byte: float
 
 
 class Speed(NamedTuple):
@@ -75,23 +76,24 @@ def prepare_job(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step 
     use_all_cores()
     spec, collection = job.spec(), job.collection
     splitter = cached_splitter(place.encoder)
-    sample = _sample_passages(splitter, spec, sampled)
-    if not sample.passages:
+    spread = spread_passages(
+        splitter, sampled, spec.options.codec_sample_tokens, spec.metadata_columns
+    )
+    if not spread.passages:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
     encoder = cached_encoder(place.encoder, spec.encoder_id)
-    yield _probe(encoder, sample.passages)
+    yield _probe(encoder, spread.passages)
     dictionary = collection.put_dictionary(
-        train_dictionary([p.passage.text for p in sample.passages])
+        train_dictionary([p.passage.text for p in spread.passages])
     )
     codec_id, error = _given_codec(collection, spec), None
-    if codec_id is None:
-        for item in _train_codec(encoder, splitter, spec, sample):
+    if not codec_id:
+        for item in _train_codec(encoder, splitter, spec, spread):
             if isinstance(item, Step):
                 yield item
             else:
                 collection.put_codec(item.codec.id, dict(item.codec.files()))
                 codec_id, error = item.codec.id, item.error
-    assert codec_id is not None
     job.put_pins(JobPins(codec_id=codec_id, dictionary=dictionary, reconstruction_error=error))
 
 
@@ -106,54 +108,61 @@ def _probe(encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]) -> Speed:
     return Speed(num_tokens / min(seconds[1:]))
 
 
-def _given_codec(collection: Collection, spec: JobSpec) -> str | None:
-    """Return the codec that the user or the collection prescribes, None if one must be trained."""
+def _given_codec(collection: Collection, spec: JobSpec) -> str:
+    """Return the codec that the user or the collection prescribes, "" if one must be trained."""
     if spec.options.codec not in NAMES:
         return load_codec(collection, spec.options.codec).id
     if spec.options.mode == "replace" or spec.options.codec != "auto":
-        return None
+        return ""
     try:
         return collection.snapshot().manifest.codec_id
     except CollectionNotFoundError:
-        return None
+        return ""
 
 
-def _sample_passages(
-    splitter: PassageSplitter, spec: JobSpec, sampled: Sequence[Partition]
-) -> _Sample:
-    """Return passages of about `codec_sample_tokens` tokens, as many tokens from each partition."""
-    quota = spec.options.codec_sample_tokens / len(sampled)
-    sample: list[TokenizedPassage] = []
-    num_tokens_seen = 0
-    for partition in sampled:
-        passages = tokenize(partition, splitter, spec.metadata_columns).passages
-        num_tokens = sum(len(passage.token_ids) for passage in passages)
-        num_tokens_seen += num_tokens
-        num_taken = min(len(passages), math.ceil(len(passages) * quota / max(num_tokens, 1)))
-        sample.extend(
+def spread_passages(
+    splitter: PassageSplitter,
+    partitions: Sequence[Partition],
+    num_tokens: int,
+    metadata_columns: dict[str, str],
+) -> Spread:
+    """Return passages of about `num_tokens` tokens, as many tokens from each partition."""
+    quota = num_tokens / len(partitions)
+    chosen: list[TokenizedPassage] = []
+    num_seen = 0
+    for partition in partitions:
+        passages = tokenize(partition, splitter, metadata_columns).passages
+        num_found = sum(len(passage.token_ids) for passage in passages)
+        num_seen += num_found
+        num_taken = min(len(passages), math.ceil(len(passages) * quota / max(num_found, 1)))
+        chosen.extend(
             passages[int(i)] for i in np.linspace(0, len(passages) - 1, num_taken).round()
         )
-    num_bytes_seen = sum(partition.num_text_bytes for partition in sampled)
-    return _Sample(sample, num_tokens_seen * spec.num_text_bytes // max(num_bytes_seen, 1))
+    num_bytes = sum(partition.num_text_bytes for partition in partitions)
+    return Spread(chosen, num_seen / max(num_bytes, 1))
 
 
 def _train_codec(
-    encoder: MemoryEncoder, splitter: PassageSplitter, spec: JobSpec, sample: _Sample
+    encoder: MemoryEncoder, splitter: PassageSplitter, spec: JobSpec, spread: Spread
 ) -> Iterator[Step | Trained]:
     """Yield progress, then the codec that the job's options stand for."""
-    for item in encode_sample(encoder, sample.passages):
-        if isinstance(item, Memories):
-            memories = item
+    for item in encode_sample(encoder, spread.passages):
+        if isinstance(item, Sample):
+            sample = item
         else:
             yield item
     recipes = choose_recipes(
         spec.options.codec,
         dim=encoder.identity.memory_dim,
-        num_vectors=len(memories.vectors),
+        num_vectors=len(sample.vectors),
         family=encoder.identity.family,
         vocabulary_size=splitter.vocabulary_size,
-        num_tokens=sample.num_corpus_tokens,
+        num_tokens=int(spread.tokens_per_byte * spec.num_text_bytes),
     )
-    is_predicted = any(recipe.predictor for recipe in recipes)
-    vocabulary = encode_vocabulary(encoder, splitter) if is_predicted else None
-    yield from train_codec(recipes, memories, vocabulary)
+    if any(recipe.predictor for recipe in recipes):
+        for part in encode_vocabulary(encoder, splitter):
+            if isinstance(part, Step):
+                yield part
+            else:
+                sample = replace(sample, vocabulary=part)
+    yield from train_codec(recipes, sample)

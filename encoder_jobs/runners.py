@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
-from encoder_jobs.prepare import Speed, Step, prepare_job
+from encoder_jobs.codec_training import Step
+from encoder_jobs.prepare import Speed, prepare_job
 from encoder_jobs.records import JobPlace
 from encoder_jobs.spec import JobSpec, Receipt
 from encoder_jobs.stages import PartitionEncoder, TokenizedPartition, cached_splitter, tokenize

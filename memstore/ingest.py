@@ -138,13 +138,14 @@ def _base(collection: Collection, mode: WriteMode) -> Snapshot | None:
 
 def _train(memories: Sequence[np.ndarray]) -> ProductCodec:
     from memstore.codec.recipes import choose_recipes, train_best
+    from memstore.codec.sample import Sample
 
     sample = np.concatenate(memories).astype(np.float32)
     if len(sample) > _CODEC_SAMPLE:
         rows = np.random.default_rng(0).choice(len(sample), _CODEC_SAMPLE, replace=False)
         sample = sample[np.sort(rows)]
     recipes = choose_recipes("auto", dim=sample.shape[1], num_vectors=len(sample))
-    return train_best(recipes, sample)[0]
+    return train_best(recipes, Sample(sample))[0]
 
 
 def _check_token_ids(

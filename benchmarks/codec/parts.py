@@ -86,38 +86,21 @@ def time_each(
     Returns:
         Name → (rounds, 1) seconds for one unit of its work.
     """
-    clock = _Clock(timer)
+    paused_s = 0.0
 
-    def pause() -> None:
-        clock.stop(lambda: sleep(pause_s))
+    def after_pause(call: Callable[[int], object]) -> Callable[[int], object]:
+        def paused(turn: int) -> object:
+            nonlocal paused_s
+            began = timer()
+            sleep(pause_s)
+            paused_s += timer() - began
+            return call(turn)
 
-    calls = {name: _after(pause, subject.call) for name, subject in subjects.items()}
-    seconds = measure(calls, rounds=rounds, warmups=warmups, timer=clock.now)
+        return paused
+
+    calls = {name: after_pause(subject.call) for name, subject in subjects.items()}
+    seconds = measure(calls, rounds=rounds, warmups=warmups, timer=lambda: timer() - paused_s)
     return {name: taken / subjects[name].amount for name, taken in seconds.items()}
-
-
-def _after(pause: Callable[[], object], call: Callable[[int], object]) -> Callable[[int], object]:
-    def paused(turn: int) -> object:
-        pause()
-        return call(turn)
-
-    return paused
-
-
-class _Clock:
-    """A clock that can be stopped while something goes on."""
-
-    def __init__(self, timer: Callable[[], float]) -> None:
-        self._timer = timer
-        self._stopped_s = 0.0
-
-    def now(self) -> float:
-        return self._timer() - self._stopped_s
-
-    def stop(self, meanwhile: Callable[[], object]) -> None:
-        began = self._timer()
-        meanwhile()
-        self._stopped_s += self._timer() - began
 
 
 def fastest(seconds: Timings, names: Iterable[str]) -> str:

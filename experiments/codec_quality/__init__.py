@@ -1,0 +1,1 @@
+"""Which codec loses least on real memories, in domain and out."""

@@ -70,4 +70,5 @@ def encode(documents: Sequence[Document], to: Path) -> None:
 def encode_vocabulary() -> np.ndarray:
     """Return (V, D) float32: the memory of every token alone."""
     options = EncoderOptions()
-    return encode_vocabulary_of(load_encoder(options), load_splitter(options))
+    *_, vocabulary = encode_vocabulary_of(load_encoder(options), load_splitter(options))
+    return vocabulary

@@ -1,3 +1,1 @@
-"""What reranking by token memories is worth on Cranfield: which similarity, which weight, what codes
-lose.
-"""
+"""What reranking by token memories is worth on Cranfield, by similarity, weight and codec."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,11 @@ CODECS: dict[str, dict[str, Any]] = {
     "context predictor, rotated PQ": {"rotation": "pca", "predictor": "context"},
 }
 VOCABULARY = 30_522
+TIMED_PASSAGES, QUESTION_TOKENS, ROUNDS = 100, 32, 11
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Scores = dict[str, np.ndarray]
+Encoded = dict[str, tuple[ProductCodec, np.ndarray]]
 
 
 def main() -> None:
@@ -36,7 +40,7 @@ def main() -> None:
 def report(material: Material) -> None:
     """Print the tables for material that is there already."""
     truth = print_similarities(material)
-    print_codecs(material, truth)
+    print_times(material, print_codecs(material, truth))
 
 
 def print_similarities(material: Material) -> Scores:
@@ -59,8 +63,13 @@ def print_similarities(material: Material) -> Scores:
     return found["inner product (used)"]
 
 
-def print_codecs(material: Material, truth: Scores) -> None:
-    """Print what is left of the ranking on codes of 48 bytes, trained on the first 1,000 passages."""
+def print_codecs(material: Material, truth: Scores) -> Encoded:
+    """Print what is left of the ranking on 48 codes, trained on the first 1,000 passages.
+
+    Returns:
+        Each codec with the records of all passages.
+    """
+    encoded: Encoded = {}
     print("\n| codes, 48 x 8 bits | relative MSE | MaxSim alone | kept | mean of both | kept |")
     print("|---|---:|---:|---:|---:|---:|")
     references = {weight: ranked(material, truth, weight) for weight in (0.0, 0.5)}
@@ -79,12 +88,55 @@ def print_codecs(material: Material, truth: Scores) -> None:
             **stages,
         )
         records = codec.encode(material.memories, material.token_ids, material.offsets)
+        encoded[name] = codec, records
         scores = score_all(material, on_codes(material, codec, records))
         cells = ""
         for weight, (_, reference) in references.items():
             ndcg, ranking = ranked(material, scores, weight)
             cells += f" | {ndcg:.4f} | {kept(ranking, reference):.3f}"
         print(f"| {name} | {relative_error(material, codec, records):.3f}{cells} |", flush=True)
+    return encoded
+
+
+def print_times(material: Material, encoded: Encoded) -> None:
+    """Print processor time of scoring on codes, and of decoding first, taken in turns."""
+    offsets = material.offsets[: TIMED_PASSAGES + 1]
+    memories = [memory for _, memory in material.questions.values()]
+    question = np.concatenate(memories)[:QUESTION_TOKENS]
+    print(f"\n| {offsets[-1]:,} tokens, ms | on codes | decoded, in the rotated basis | decoded |")
+    print("|---|---:|---:|---:|")
+    for name, (codec, records) in encoded.items():
+        part = records[: offsets[-1]]
+
+        ways: list[Callable[[], object]] = [
+            partial(max_similarity, codec, question, part, offsets),
+            partial(decoded_first, codec, question, part, offsets, rotated=True),
+            partial(decoded_first, codec, question, part, offsets, rotated=False),
+        ]
+        times = np.empty((ROUNDS + 1, len(ways)))
+        for turn in times:
+            for i, way in enumerate(ways):
+                start = time.process_time()
+                way()
+                turn[i] = 1e3 * (time.process_time() - start)
+        cells = " | ".join(f"{middle:.1f}" for middle in np.median(times[1:], axis=0))
+        print(f"| {name} | {cells} |", flush=True)
+
+
+def decoded_first(
+    codec: ProductCodec,
+    question: np.ndarray,
+    records: np.ndarray,
+    offsets: np.ndarray,
+    *,
+    rotated: bool,
+) -> np.ndarray:
+    """Return what `max_similarity` does; `rotated` asks the question in the codebook's basis."""
+    if rotated and codec.rotation is not None:
+        question = codec.rotation.apply(question)
+    vectors = codec.decode(records, offsets, rotated=rotated)
+    scores: np.ndarray = np.maximum.reduceat(vectors @ question.T, offsets[:-1], axis=0).sum(axis=1)
+    return scores
 
 
 def on_vectors(
@@ -105,8 +157,9 @@ def on_vectors(
         asked = prepared(question)
         bounds = zip(material.offsets[rows], material.offsets[rows + 1], strict=True)
         passages = [prepared(material.memories[start:stop]) for start, stop in bounds]
-        found = np.array([(passage @ asked.T).max(axis=0).sum() for passage in passages])
-        return found / np.square(asked).sum()
+        found = [(passage @ asked.T).max(axis=0).sum() for passage in passages]
+        shares: np.ndarray = np.array(found) / np.square(asked).sum()
+        return shares
 
     return score
 
@@ -119,7 +172,8 @@ def on_codes(material: Material, codec: ProductCodec, records: np.ndarray) -> Sc
         parts = [records[start:stop] for start, stop in bounds]
         offsets = np.cumsum([0, *map(len, parts)])
         found = max_similarity(codec, question, np.concatenate(parts), offsets)
-        return found / np.square(question).sum()
+        shares: np.ndarray = found / np.square(question).sum()
+        return shares
 
     return score
 
@@ -148,8 +202,8 @@ def kept(ranking: dict[str, dict[str, float]], reference: dict[str, dict[str, fl
     shares = []
     for name in reference:
         firsts = [
-            set(sorted(found[name], key=lambda document, found=found: -found[name][document])[:10])
-            for found in (ranking, reference)
+            set(sorted(scores, key=scores.__getitem__, reverse=True)[:10])
+            for scores in (ranking[name], reference[name])
         ]
         shares.append(len(firsts[0] & firsts[1]) / 10)
     return float(np.mean(shares))

@@ -57,9 +57,9 @@ def query(
         typer.Option(
             "--rerank",
             help=(
-                "Order the best 10 x top_k passages, at most 1000, anew: by their retrieval "
-                "vectors and, token by token, by their memories. With the default encoder it "
-                "changes little; measure it on your own text."
+                "Order the best 10 x top_k passages, at most 1000, anew: half by their retrieval "
+                "vectors, half by their memories, token by token. With the default encoder the "
+                "memories alone rank worse than retrieval, and both hardly better: measure it."
             ),
         ),
     ] = False,

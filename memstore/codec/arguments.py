@@ -59,7 +59,8 @@ def check_token_ids(token_ids: Any, num_rows: int, vocabulary_size: int) -> np.n
         raise ShapeError(
             f"token_ids: row {row} is {token_ids[row]}, wanted 0 to {vocabulary_size - 1}", row=row
         )
-    return token_ids
+    checked: np.ndarray = token_ids
+    return checked
 
 
 def as_offsets(offsets: Any, num_rows: int) -> np.ndarray:
@@ -68,11 +69,11 @@ def as_offsets(offsets: Any, num_rows: int) -> np.ndarray:
         return np.array([0, num_rows])
     if not isinstance(offsets, np.ndarray) or offsets.dtype.kind not in "iu" or offsets.ndim != 1:
         raise ShapeError(f"offsets: got {_kind(offsets)}, wanted an array of integers (P + 1,)")
-    offsets = offsets.astype(np.int64)
-    ends = offsets[[0, -1]].tolist() if len(offsets) else []
-    if ends != [0, num_rows] or (np.diff(offsets) < 0).any():
+    rising: np.ndarray = offsets.astype(np.int64)
+    ends = rising[[0, -1]].tolist() if len(rising) else []
+    if ends != [0, num_rows] or (np.diff(rising) < 0).any():
         raise ShapeError(f"offsets: wanted rising values from 0 to the number of rows, {num_rows}")
-    return offsets
+    return rising
 
 
 def check_vectors(vectors: Any, dim: int) -> None:

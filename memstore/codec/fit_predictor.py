@@ -1,10 +1,10 @@
 """Fit a token predictor to a sample of memories: linear regression, solved by blocks.
 
 The model is additive, x_t = T[id_t] + P[place_t] + z_t B + noise, and all that its least squares
-need of the vectors are sums by id, by place and by feature: two passes over the sample, whatever its
-size. T is shrunk towards a regression on what is known of every token of the vocabulary, so that ids
-which are rare in the sample, or absent, have a prediction too; this is most of what survives a change
-of domain (docs/results/codec.md).
+need of the vectors are sums by id, by place and by feature: two passes over the sample, whatever
+its size. T is shrunk towards a regression on what is known of every token of the vocabulary, so
+that ids which are rare in the sample, or absent, have a prediction too; this is most of what
+survives a change of domain (docs/results/codec.md).
 """
 
 from __future__ import annotations

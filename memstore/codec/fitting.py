@@ -17,8 +17,8 @@ from memstore.codec.fit_predictor import TOKEN_SHRINKAGE, chunks, fit_predictor
 from memstore.codec.fit_rotation import fit_opq, fit_pca
 from memstore.codec.predictor import TokenPredictor
 from memstore.codec.rotation import Rotation
-from memstore.codec.training import _check as check_training
-from memstore.codec.training import train_codebook
+from memstore.codec.sample import Sample
+from memstore.codec.training import check_training, train_codebook
 from memstore.errors import ConfigError, ShapeError
 
 CONTEXT_WIDTH = 64
@@ -27,16 +27,6 @@ CONTEXT_WIDTH = 64
 _MIN_QUANTIZER_ROWS = 1 << 18
 _ROWS_PER_CENTROID = 64  # more move held-out error by less than the noise between seeds
 _MEMORY_BYTES = 1 << 30  # a larger working copy of the sample lies in a temporary file
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """What a codec is trained on; see `ProductCodec.train`."""
-
-    vectors: np.ndarray
-    token_ids: np.ndarray | None = None
-    offsets: np.ndarray | None = None
-    vocabulary: np.ndarray | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +55,9 @@ def fit(
     *,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    cluster: Callable[..., np.ndarray] = train_codebook,
 ) -> Fitted:
-    """Train a codec; see `ProductCodec.train`.
+    """Train a codec; see `ProductCodec.train`. A job that spreads k-means gives its own `cluster`.
 
     Raises:
         ConfigError, ShapeError: if the options or the sample are not such.
@@ -74,7 +65,7 @@ def fit(
     check_training(sample.vectors, num_subspaces, codebook_size, seed)
     _check_stages(stages)
     if stages == Stages():
-        codebook = train_codebook(
+        codebook = cluster(
             sample.vectors, num_subspaces, codebook_size, seed=seed, progress=progress
         )
         return Fitted(codebook, None, None)
@@ -90,7 +81,7 @@ def fit(
             for start in range(0, len(rest), 1 << 16):
                 rest[start : start + (1 << 16)] = rotation.apply(rest[start : start + (1 << 16)])
             predictor = predictor.rotated(rotation) if predictor is not None else None
-        codebook = train_codebook(rest, num_subspaces, codebook_size, seed=seed, progress=progress)
+        codebook = cluster(rest, num_subspaces, codebook_size, seed=seed, progress=progress)
     return Fitted(codebook, rotation, predictor)
 
 

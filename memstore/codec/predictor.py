@@ -1,4 +1,4 @@
-"""What a memory is expected to be, from token ids alone: subtracted before the quantizer, added back.
+"""What a memory is expected to be from token ids: subtracted before the quantizer, added back.
 
 A token's memory is largely decided by which token it is, where it stands and what stands beside it;
 all three are known from two bytes of token id. What is left to quantize has a fraction of the
@@ -85,7 +85,9 @@ class TokenPredictor:
             token_ids: (T,) integers below V.
             offsets: (P + 1,) int64; passage i is `token_ids[offsets[i]:offsets[i + 1]]`.
         """
-        return self.tokens[token_ids].astype(np.float32) + self.place(token_ids, offsets)
+        expected: np.ndarray = self.tokens[token_ids].astype(np.float32)
+        expected += self.place(token_ids, offsets)
+        return expected
 
     def place(self, token_ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
         """Return (T, D) float32: the part of `predict` that is not in `tokens`."""

@@ -13,7 +13,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from memstore.codec.config import CONFIG_FILE, TENSOR_FILE, CodecConfig, Predict
 from memstore.codec.predictor import TokenPredictor
 from memstore.codec.rotation import Rotation
 from memstore.errors import ConfigError, CorruptionError, ShapeError
-
-if TYPE_CHECKING:
-    import faiss
 
 # What the kernels copy are bits, whatever they mean.
 _BITS: dict[int, np.dtype[Any]] = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
@@ -142,10 +139,11 @@ class ProductCodec:
             ConfigError, ShapeError: if the options or vectors are not such.
         """
         from memstore.codec import fitting
+        from memstore.codec.sample import Sample
 
         stored_dtype = arguments.check_dtype(dtype, arguments.CODEBOOK_DTYPES)
         fitted = fitting.fit(
-            fitting.Sample(vectors, token_ids, offsets, vocabulary),
+            Sample(vectors, token_ids, offsets, vocabulary),
             fitting.Stages(rotation, rotation_block, predictor),
             num_subspaces,
             codebook_size,
@@ -157,6 +155,19 @@ class ProductCodec:
             rotation=fitted.rotation,
             predictor=fitted.predictor,
         )
+
+    @classmethod
+    def from_faiss(cls, quantizer: Any, rotation: Any = None) -> ProductCodec:
+        """Take over a quantizer that faiss has trained; see `interchange.from_faiss`."""
+        from memstore.codec import interchange
+
+        return interchange.from_faiss(quantizer, rotation)
+
+    def to_faiss(self) -> Any:
+        """Return an empty faiss index that encodes alike; see `interchange.to_faiss`."""
+        from memstore.codec import interchange
+
+        return interchange.to_faiss(self)
 
     @classmethod
     def load(cls, path: str | Path, *, codec_id: str | None = None) -> ProductCodec:
@@ -365,15 +376,15 @@ class ProductCodec:
         if not len(records):
             return out
         self._config.record.check_pad(records)
-        undo = self._rotation is not None and not rotated
-        if self._predictor is None and not undo:
+        rotation = None if rotated else self._rotation
+        if self._predictor is None and rotation is None:
             self._gather(records, offsets, dtype, out, first_row=0)
             return out
         for rows, passages in _blocks(offsets, whole=self._predictor is not None):
-            if undo:
+            if rotation is not None:
                 vectors = gather.empty((rows.stop - rows.start, self.dim), np.float32)
                 self._gather(records[rows], passages, "float32", vectors, first_row=rows.start)
-                out[rows] = self._rotation.undo(vectors)
+                out[rows] = rotation.undo(vectors)
             else:
                 self._gather(records[rows], passages, dtype, out[rows], first_row=rows.start)
         return out

@@ -11,19 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from memstore.codec import arguments
 from memstore.codec.product import ProductCodec
 from memstore.codec.quality import reconstruction
+from memstore.codec.sample import Sample
 from memstore.codec.training import choose_layout
 from memstore.errors import ConfigError
 
 NAMES = ("auto", "memory-vq")
 
 _POST_NORM_FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
-_HELD_OUT_EVERY = 10
-_PIECE = 128  # rows that are held out together where there are no passages
+HELD_OUT = 0.1  # of a sample, to measure on
 _TABLE_SHARE = 4  # a token table may take one part in this many of the records that it serves
 
 
@@ -70,7 +67,7 @@ def choose_recipes(
         return [Recipe(dim // 16, min(65_536, num_vectors))]
     if name != "auto":
         raise ConfigError(f"codec: got {name!r}, wanted one of {', '.join(NAMES)}")
-    layout = choose_layout(dim, num_vectors - num_vectors // _HELD_OUT_EVERY)
+    layout = choose_layout(dim, int(num_vectors * (1 - HELD_OUT)))
     size = layout.num_subspaces, layout.codebook_size
     record_bytes = 2 * -(-layout.num_subspaces * (1 if layout.codebook_size <= 256 else 2) // 2)
     is_predicted = vocabulary_size * dim * 2 * _TABLE_SHARE <= num_tokens * record_bytes
@@ -85,19 +82,17 @@ def choose_recipes(
 
 def train_best(
     recipes: Sequence[Recipe],
-    vectors: np.ndarray,
-    token_ids: np.ndarray | None = None,
-    offsets: np.ndarray | None = None,
-    vocabulary: np.ndarray | None = None,
+    sample: Sample,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ProductCodec, float]:
-    """Train each candidate on nine passages of ten, and keep the best on the tenth.
+    """Train each candidate on nine tenths of a sample, and keep the best on the tenth.
 
     Args:
         recipes: at least one.
-        vectors, token_ids, offsets, vocabulary, seed: as for `ProductCodec.train`.
+        sample: see `Sample.split`; one that cannot be split is measured on itself.
+        seed: of split and training.
         progress: called with the number of subspaces done and of all, over all candidates.
 
     Returns:
@@ -106,40 +101,25 @@ def train_best(
     Raises:
         ConfigError, ShapeError: as `ProductCodec.train`.
     """
-    if offsets is None:
-        offsets = np.append(np.arange(0, len(vectors), _PIECE), len(vectors))
-    offsets = arguments.as_offsets(offsets, len(vectors))
-    passages = np.arange(len(offsets) - 1)
-    is_held_out = passages % _HELD_OUT_EVERY == 0
-    kept = passages[~is_held_out] if len(passages) > 1 else passages
-    held_out = passages[is_held_out]
+    num_parts = len(sample.vectors) if sample.offsets is None else len(sample.offsets) - 1
+    kept, held_out = sample.split(HELD_OUT, seed) if num_parts > 1 else (sample, sample)
     total = sum(recipe.num_subspaces for recipe in recipes)
     found: list[tuple[ProductCodec, float]] = []
     before = 0
     for recipe in recipes:
         codec = ProductCodec.train(
-            **_passages(kept, vectors, token_ids, offsets),
-            vocabulary=vocabulary,
+            kept.vectors,
+            token_ids=kept.token_ids,
+            offsets=kept.offsets,
+            vocabulary=kept.vocabulary,
             seed=seed,
             progress=_shifted(progress, before, total),
             **recipe.arguments(),
         )
         before += recipe.num_subspaces
-        error = reconstruction(codec=codec, **_passages(held_out, vectors, token_ids, offsets))
+        error = reconstruction(held_out.vectors, codec, held_out.token_ids, held_out.offsets)
         found.append((codec, error.relative_mse))
     return min(found, key=lambda pair: pair[1])
-
-
-def _passages(
-    chosen: np.ndarray, vectors: np.ndarray, token_ids: np.ndarray | None, offsets: np.ndarray
-) -> dict[str, Any]:
-    """Return the chosen passages alone."""
-    rows = np.concatenate([np.arange(offsets[i], offsets[i + 1]) for i in chosen])
-    return {
-        "vectors": vectors[rows],
-        "token_ids": None if token_ids is None else token_ids[rows],
-        "offsets": np.concatenate([[0], np.cumsum(np.diff(offsets)[chosen])]),
-    }
 
 
 def _shifted(

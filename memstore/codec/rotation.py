@@ -1,9 +1,9 @@
 """An orthogonal change of basis before the quantizer, dense or block-diagonal.
 
 A product quantizer cuts a vector into subvectors and codes each alone, so it loses what one
-subvector knows of another, and spends as many bits on a quiet subvector as on a loud one. In a basis
-where dimensions do not correlate and every subspace holds as much variance as the others, the same
-bytes carry more (Ge et al. 2013, Optimized Product Quantization).
+subvector knows of another, and spends as many bits on a quiet subvector as on a loud one. In a
+basis where dimensions do not correlate and every subspace holds as much variance as the others, the
+same bytes carry more (Ge et al. 2013, Optimized Product Quantization).
 
 Does not: find the basis (`rotations.py`).
 """

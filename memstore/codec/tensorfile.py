@@ -54,8 +54,10 @@ def serialize(tensors: dict[str, np.ndarray]) -> np.ndarray:
     file = aligned_empty(8 + len(text) + end)
     file[:8] = np.frombuffer(len(text).to_bytes(8, "little"), np.uint8)
     file[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
-    for name, view in _views(file[8 + len(text) :], header).items():
-        view[...] = tensors[name]
+    data = file[8 + len(text) :]
+    for name, tensor in tensors.items():
+        start, stop = header[name]["data_offsets"]
+        data[start:stop] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     file.flags.writeable = False
     return file
 

@@ -100,7 +100,7 @@ def train_codebook(
         ShapeError: if the vectors are not such an array, are fewer than K, or hold NaN or infinity.
         ConfigError: if M, K, the seed or the subspaces are not such.
     """
-    _check(vectors, num_subspaces, codebook_size, seed)
+    check_training(vectors, num_subspaces, codebook_size, seed)
     wanted = range(num_subspaces) if subspaces is None else subspaces
     if not wanted or wanted.step != 1 or not 0 <= wanted.start < wanted.stop <= num_subspaces:
         raise ConfigError(
@@ -167,7 +167,8 @@ def _cluster(slab: np.ndarray, codebook: np.ndarray, seed: int, report: _Report)
     run_chunks(train, len(slab), min_items=1)
 
 
-def _check(vectors: Any, num_subspaces: int, codebook_size: int, seed: int) -> None:
+def check_training(vectors: Any, num_subspaces: int, codebook_size: int, seed: int) -> None:
+    """Refuse what `train_codebook` cannot be given; see there."""
     if (
         not isinstance(vectors, np.ndarray)
         or vectors.ndim != 2

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from encoder_jobs.codec_training import Memories, encode_sample, encode_vocabulary
+from encoder_jobs.codec_training import encode_sample, encode_vocabulary
 from memstore import Client, Passage, ProductCodec, open_store
+from memstore.codec.sample import Sample
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.errors import ConfigError, ShapeError
 from memstore.types import Document, TokenizedPassage
@@ -18,7 +19,7 @@ from tests.integration.serving.conftest import Running
 from tests.tiny import make_records
 
 Encode = Callable[..., Done]
-Made = tuple[list[TokenizedPassage], Memories, ProductCodec]
+Made = tuple[list[TokenizedPassage], Sample, ProductCodec]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +32,12 @@ def made(tiny_encoder: Path) -> Made:
         for record in make_records(12)
         for passage in splitter.split(Document(record["id"], record["text"], record["title"]))
     ]
-    memories = next(
-        item for item in encode_sample(encoder, passages) if isinstance(item, Memories)
-    )
+    memories = next(item for item in encode_sample(encoder, passages) if isinstance(item, Sample))
     codec = ProductCodec.train(
         memories.vectors,
         token_ids=memories.token_ids,
         offsets=memories.offsets,
-        vocabulary=encode_vocabulary(encoder, splitter),
+        vocabulary=list(encode_vocabulary(encoder, splitter))[-1],
         num_subspaces=4,
         codebook_size=16,
         rotation="pca",

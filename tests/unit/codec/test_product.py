@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import faiss
 import ml_dtypes
 import numpy as np
 import pytest
@@ -418,36 +417,3 @@ def test_a_configuration_without_end_is_not_read(tmp_path: Path) -> None:
 
     with pytest.raises(CorruptionError, match="more than 1048576 bytes"):
         ProductCodec.load(tmp_path)
-
-
-@pytest.mark.parametrize("num_bits", [8, 12])
-def test_a_faiss_quantizer_is_taken_over_without_loss(num_bits: int) -> None:
-    """Its codes decode here to the bits that faiss gives, and ours are as near as faiss's."""
-    vectors = gaussian(19, 5000, 8)
-    quantizer = faiss.ProductQuantizer(8, 2, num_bits)
-    quantizer.cp.min_points_per_centroid = 1
-    quantizer.cp.niter = 2
-    quantizer.train(vectors)
-    codec = ProductCodec.from_faiss(quantizer)
-    packed = quantizer.compute_codes(vectors[:500])
-    codes = faiss.unpack_bitstrings(packed, 2, num_bits)
-
-    records = codes.astype(np.uint16) if num_bits > 8 else codes.astype(np.uint8).view(np.uint16)
-
-    assert codec.decode(records).tobytes() == quantizer.decode(packed).tobytes()
-    ours = np.square(vectors[:500] - codec.decode(codec.encode(vectors[:500]))).sum(axis=1)
-    theirs = np.square(vectors[:500] - quantizer.decode(packed)).sum(axis=1)
-    assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert (codec.encode(vectors[:500]) == records).mean() > 0.99
-
-
-def test_an_untrained_faiss_quantizer_is_refused() -> None:
-    """Zeros are not a codebook."""
-    with pytest.raises(ConfigError, match="not trained"):
-        ProductCodec.from_faiss(faiss.ProductQuantizer(8, 2, 4))
-
-
-def test_another_faiss_object_is_refused() -> None:
-    """An index is not its quantizer."""
-    with pytest.raises(ConfigError, match=r"got a IndexPQ, wanted a faiss\.ProductQuantizer"):
-        ProductCodec.from_faiss(faiss.IndexPQ(8, 2, 4))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from memstore.codec.recipes import Recipe, choose_recipes, train_best
+from memstore.codec.sample import Sample
 from memstore.errors import ConfigError
 
 MINILM = {"dim": 384, "num_vectors": 131_072, "vocabulary_size": 30_522}
@@ -61,8 +62,8 @@ def test_the_candidate_with_the_least_error_on_held_out_vectors_is_kept() -> Non
     vectors = (rng.normal(size=(4000, 4)) @ rng.normal(size=(4, 16))).astype(np.float32)
     recipes = [Recipe(4, 16), Recipe(4, 16, "pca")]
     calls: list[tuple[int, int]] = []
-    codec, error = train_best(recipes, vectors, progress=lambda *call: calls.append(call))
-    plain, plain_error = train_best(recipes[:1], vectors)
+    codec, error = train_best(recipes, Sample(vectors), progress=lambda *call: calls.append(call))
+    plain, plain_error = train_best(recipes[:1], Sample(vectors))
     assert codec.rotation is not None
     assert plain.rotation is None
     assert error < plain_error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -125,14 +126,14 @@ def test_a_passage_decodes_alone_as_it_does_among_others(options: dict[str, Any]
     vectors, token_ids, _ = make_sample(seed=2)
     records = codec.encode(vectors, token_ids, OFFSETS)
     decoded = codec.decode(records, OFFSETS)
-    for start, stop in zip(OFFSETS[:10], OFFSETS[1:11], strict=True):
+    for start, stop in pairwise(OFFSETS[:11]):
         alone = codec.decode(records[start:stop])
         np.testing.assert_allclose(alone, decoded[start:stop], rtol=1e-5, atol=1e-5)
 
 
 def test_a_record_ends_with_the_token_id() -> None:
     """One word up to 65,536 ids, two beyond, the low one first."""
-    vectors, token_ids, known = make_sample()
+    vectors, token_ids, _ = make_sample()
     codec = train(predictor="token")
     records = codec.encode(vectors, token_ids, OFFSETS)
     assert records.shape == (N, 3)

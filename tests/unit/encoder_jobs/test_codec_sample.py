@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from encoder_jobs.codec_sample import _narrow, sample_corpus, spread_passages
+from encoder_jobs.codec_sample import _narrow, sample_corpus
 from encoder_jobs.options import EncodeOptions
+from encoder_jobs.prepare import spread_passages
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.stages import cached_splitter
 from memstore.encoders import EncoderOptions
@@ -34,7 +35,7 @@ def test_every_partition_gives_as_many_tokens(
         partitions,
         100 * len(partitions),
         found.metadata_columns,
-    )
+    ).passages
 
     numbers = [int(passage.passage.document_id.split("-")[1]) for passage in passages]
     assert numbers == sorted(numbers)
