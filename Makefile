@@ -51,8 +51,8 @@ bench: $(VENV)/.dev  ## benchmarks; JSON in benchmarks/results; DATA=folder for 
 gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped
 	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/encoders \
 		-m gpu -q tests/unit/encoders
-	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/codec/kernels \
-		-m gpu -q tests/unit/codec/kernels/test_gpu.py
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/codec/kernels/gpu \
+		-m gpu -q tests/unit/codec/kernels/gpu
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 .PHONY: proto

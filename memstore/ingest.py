@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _SHARD_TOKENS = 250_000
 _CODEC_SAMPLE = 200_000
+_MEASURED_SAMPLE = 1_000  # of fewer vectors, a held-out tenth says nothing: the plain quantizer
 
 
 def write_memories(
@@ -137,6 +138,7 @@ def _base(collection: Collection, mode: WriteMode) -> Snapshot | None:
 
 
 def _train(memories: Sequence[np.ndarray]) -> ProductCodec:
+    from memstore.codec import ProductCodec
     from memstore.codec.recipes import choose_recipes, train_best
     from memstore.codec.sample import Sample
 
@@ -145,6 +147,8 @@ def _train(memories: Sequence[np.ndarray]) -> ProductCodec:
         rows = np.random.default_rng(0).choice(len(sample), _CODEC_SAMPLE, replace=False)
         sample = sample[np.sort(rows)]
     recipes = choose_recipes("auto", dim=sample.shape[1], num_vectors=len(sample))
+    if len(sample) < _MEASURED_SAMPLE:
+        return ProductCodec.train(sample, **recipes[0].arguments())
     return train_best(recipes, Sample(sample))[0]
 
 
