@@ -40,7 +40,7 @@ def draw(bars: Sequence[Bar], target: Path) -> None:
         for axis, title, panel in zip(axes, _PANELS.values(), panels, strict=True):
             _draw_panel(axis, panel)
             axis.set_title(title, loc="left")
-        axes[0].legend(loc="lower right", frameon=False)
+        axes[0].legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
         target.parent.mkdir(parents=True, exist_ok=True)
         canvas.savefig(target, format="svg", metadata={"Date": None})
 
@@ -61,10 +61,10 @@ def _draw_panel(axis: Axes, bars: Sequence[Bar]) -> None:
     for bar in ceilings:
         axis.axvline(bar.figure.value, color=_COLOURS[bar.data], ls="--", lw=0.8)
     for label in dict.fromkeys(bar.label for bar in ceilings):
-        bar = next(bar for bar in ceilings if bar.label == label)
-        axis.annotate(
-            label.removeprefix(CEILING) + " ", (bar.figure.value, -0.9), ha="right", fontsize=7
-        )
+        place = min(bar.figure.value for bar in ceilings if bar.label == label)
+        name = label.removeprefix(CEILING) + " "
+        axis.text(place, 0.01, name, transform=axis.get_xaxis_transform(), ha="right", fontsize=7)
     axis.set_xscale("log")
+    axis.margins(x=0.12)
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()

@@ -15,8 +15,9 @@ from memstore.codec import ProductCodec
 def against_faiss(activations: Activations, sizes: Sizes, seed: int) -> Part:
     """Train plain and rotated quantizers on a sample, and measure them on other documents."""
     step = max(1, len(activations.vectors) // sizes.quality_tokens)
-    sample = activations.vectors[::step][: sizes.quality_tokens].astype(np.float32)
-    held_out = activations.held_out
+    columns = slice(0, sizes.quality_dim)
+    sample = activations.vectors[::step][: sizes.quality_tokens, columns].astype(np.float32)
+    held_out = np.ascontiguousarray(activations.held_out[:, columns])
     spread = float(np.square(held_out - held_out.mean(axis=0), dtype=np.float64).sum())
 
     def error(decoded: np.ndarray) -> float:

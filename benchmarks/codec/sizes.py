@@ -21,7 +21,8 @@ class Sizes:
         passage_tokens: of the token predictor.
         training_points, training_iterations: of the k-means of one subspace.
         tokens, held_out_tokens: of the activations.
-        quality_tokens, quality_subspaces, quality_centroids: of the comparison at equal bytes.
+        quality_tokens, quality_dim, quality_subspaces, quality_centroids: of the comparison at
+            equal bytes.
         matrix: side of the square sgemm.
         copy_bytes: of the copy.
         pause_s: before every timed call.
@@ -43,6 +44,7 @@ class Sizes:
     tokens: int
     held_out_tokens: int
     quality_tokens: int
+    quality_dim: int
     quality_subspaces: int
     quality_centroids: int
     matrix: int
@@ -68,6 +70,7 @@ FULL = Sizes(
     tokens=300_000,
     held_out_tokens=20_000,
     quality_tokens=32_768,
+    quality_dim=384,
     quality_subspaces=48,
     quality_centroids=256,
     matrix=2_048,
@@ -93,7 +96,8 @@ QUICK = Sizes(
     tokens=6_000,
     held_out_tokens=600,
     quality_tokens=1_000,
-    quality_subspaces=48,
+    quality_dim=32,
+    quality_subspaces=4,
     quality_centroids=16,
     matrix=128,
     copy_bytes=1 << 20,

@@ -86,16 +86,24 @@ class TokenPredictor:
             offsets: (P + 1,) int64; passage i is `token_ids[offsets[i]:offsets[i + 1]]`.
         """
         expected: np.ndarray = self.tokens[token_ids].astype(np.float32)
-        expected += self.place(token_ids, offsets)
+        table, rows = self.surroundings(token_ids, offsets)
+        expected += table if rows is None else table[rows]
         return expected
 
-    def place(self, token_ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Return (T, D) float32: the part of `predict` that is not in `tokens`."""
-        places = places_in_passages(offsets)
-        expected: np.ndarray = self.positions[np.minimum(places, len(self.positions) - 1)]
-        if self.features.shape[1]:
-            expected += context_features(self.features, token_ids, offsets) @ self.context
-        return expected
+    def surroundings(
+        self, token_ids: np.ndarray, offsets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return what `predict` adds to `tokens`: a float32 table, and each token's row in it.
+
+        Without a context that is the table of positions; with one it is made for these tokens,
+        (T, D), and there are no rows.
+        """
+        places = np.minimum(places_in_passages(offsets), len(self.positions) - 1)
+        if not self.features.shape[1]:
+            return self.positions, places
+        expected = context_features(self.features, token_ids, offsets) @ self.context
+        expected += self.positions[places]
+        return expected, None
 
 
 def places_in_passages(offsets: np.ndarray) -> np.ndarray:

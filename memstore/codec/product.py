@@ -405,13 +405,15 @@ class ProductCodec:
             token_ids = self._config.record.token_ids(records)
             # An id beyond the vocabulary is refused by the kernel; until then any other will do.
             known_ids = np.minimum(token_ids, self._predictor.vocabulary_size - 1)
+            addend, addend_rows = self._predictor.surroundings(known_ids, offsets)
             row = gather.gather_sum(
                 codes,
                 self._codebook,
                 out,
                 rows=token_ids,
                 row_table=self._predictor.tokens,
-                addend=self._predictor.place(known_ids, offsets),
+                addend=addend,
+                addend_rows=addend_rows,
             )
         if row >= 0:
             what = f"a centroid beyond the codec's {self.codebook_size}"

@@ -88,7 +88,7 @@ def gather_sum(
     rows: np.ndarray | None = None,
     row_table: np.ndarray | None = None,
     addend: np.ndarray | None = None,
-    columns: np.ndarray | None = None,
+    addend_rows: np.ndarray | None = None,
 ) -> int:
     """Add a row of another table, a dense term, or both, to the centroids that the codes name.
 
@@ -100,16 +100,15 @@ def gather_sum(
         out: (N, D) float32, bfloat16 or float16, C-contiguous, filled; D = M * width.
         rows: (N,) integers, the row of `row_table` to add to each vector.
         row_table: (V, D) bfloat16 or float32, C-contiguous.
-        addend: (N, L) float32, C-contiguous.
-        columns: (L,) int64, rising, in [0, D): which values `addend` is added to; None means all,
-            L = D.
+        addend: (N, D) float32, C-contiguous; or (L, D) with `addend_rows`.
+        addend_rows: (N,) integers, the row of `addend` to add to each vector.
 
     Returns:
-        -1, or the first row with a code of K or more, or whose `rows` is not in [0, V); then `out`
-        is not to be used.
+        -1, or the first row with a code of K or more, or whose `rows` is not in [0, V) or
+        `addend_rows` not in [0, L); then `out` is not to be used.
     """
     if out.dtype != np.float16:
-        return _run(codes, table, out, rows, row_table, addend, columns)
+        return _run(codes, table, out, rows, row_table, addend, addend_rows)
     sums = empty((min(len(out), _CAST_ROWS), out.shape[1]), np.float32)
     for start in range(0, len(out), _CAST_ROWS):
         span = slice(start, start + _CAST_ROWS)
@@ -120,8 +119,8 @@ def gather_sum(
             sums[: len(block)],
             rows=None if rows is None else rows[span],
             row_table=row_table,
-            addend=None if addend is None else addend[span],
-            columns=columns,
+            addend=addend[span] if addend is not None and addend_rows is None else addend,
+            addend_rows=None if addend_rows is None else addend_rows[span],
         )
         if bad_row >= 0:
             return start + bad_row
@@ -137,7 +136,7 @@ def _run(
     rows: np.ndarray | None = None,
     row_table: np.ndarray | None = None,
     addend: np.ndarray | None = None,
-    columns: np.ndarray | None = None,
+    addend_rows: np.ndarray | None = None,
 ) -> int:
     num_subspaces, codebook_size, width = table.shape
     group = min(num_subspaces, max(1, _GROUP_BYTES // max(table[0].nbytes, 1)))
@@ -151,10 +150,12 @@ def _run(
     row_source = None if row_table is None else _as_table(row_table, width)
     rows = None if rows is None else read_only(rows)
 
+    addend_source = None if addend is None else _as_table(addend, width)
+    addend_rows = None if addend_rows is None else read_only(addend_rows)
+
     def put_chunk(start: int, stop: int) -> int:
-        dense, scatter = _split_addend(addend, columns, group, width)
         return _put_rows(
-            codes, source, target, rows, row_source, dense, scatter,
+            codes, source, target, rows, row_source, addend_rows, addend_source,
             start, stop, group, ahead, streams,
         )  # fmt: skip
 
@@ -166,8 +167,9 @@ def _run(
         return -1
     block = slice(max(0, bad_row + 1 - _BLOCK), bad_row + 1)  # what is before it has been passed
     is_bad = (codes[block, :num_subspaces] >= codebook_size).any(axis=1)
-    if rows is not None and row_table is not None:
-        is_bad |= (rows[block] < 0) | (rows[block] >= len(row_table))
+    for chosen, source in ((rows, row_table), (addend_rows, addend)):
+        if chosen is not None and source is not None:
+            is_bad |= (chosen[block] < 0) | (chosen[block] >= len(source))
     return block.start + int(is_bad.argmax()) if is_bad.any() else bad_row
 
 
@@ -184,17 +186,6 @@ def _record_dtype(value_bytes: int, width: int) -> np.dtype[Any]:
 def _as_table(array: np.ndarray, width: int) -> Any:
     num_values = math.prod(array.shape[1:])
     return read_only(_as_records(array.reshape(len(array), num_values), width))
-
-
-def _split_addend(
-    addend: np.ndarray | None, columns: np.ndarray | None, group: int, width: int
-) -> tuple[Any, Any]:
-    """Return the addend as records; or, if it has columns of its own, a row to scatter it into."""
-    if addend is None or columns is None:
-        return None if addend is None else read_only(_as_records(addend, width)), None
-    # Adding -0.0 changes nothing, not even the sign of a zero.
-    row = np.full(group * width, -0.0, np.float32)
-    return _as_records(row, width), (read_only(addend), read_only(columns), row)
 
 
 def _item(_context: Any, array: Any, at: Any) -> tuple[Any, Any]:
@@ -377,7 +368,7 @@ put_past_caches = intrinsic(_put(streams=True))
 @compiled
 def _put_rows(
     codes: np.ndarray, table: np.ndarray, out: np.ndarray,
-    rows: Any, row_table: Any, addend: Any, scatter: Any,
+    rows: Any, row_table: Any, addend_rows: Any, addend: Any,
     start: int, stop: int, group: int, ahead: int, streams: Any,
 ) -> int:  # fmt: skip
     """Fill rows [start, stop) of `out`; return -1, or a bad row of the first block that has any."""
@@ -387,11 +378,6 @@ def _put_rows(
         last = min(first + _BLOCK, stop)
         for left in range(0, num_subspaces, group):
             right = min(left + group, num_subspaces)
-            if scatter is not None:
-                addends, columns, summand = scatter
-                value = left * (len(summand) // group)
-                column, end = np.searchsorted(columns, np.array([value, value + len(summand)]))
-                summand[:] = -0.0
             for n in range(first, last):
                 later, shift = n + ahead, 0
                 if later >= last and right + group <= num_subspaces:  # the next group's first rows
@@ -405,10 +391,11 @@ def _put_rows(
                     row_at = row * num_subspaces
                     later_row_at = np.int64(rows[later]) * num_subspaces + shift
                 addend_at = n * num_subspaces
-                if scatter is not None:
-                    addend_at = -left
-                    for i in range(column, end):
-                        summand[columns[i] - value] = addends[n, i]
+                if addend_rows is not None:
+                    row = np.int64(addend_rows[n])
+                    if row < 0 or row >= len(addend):
+                        return n
+                    addend_at = row * num_subspaces
                 if not _put_segment(
                     codes, n, table, out, row_table, row_at, addend, addend_at, left, right,
                     ahead, later, shift, later_row_at, streams,
