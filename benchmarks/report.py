@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu.slices import SLICES
 from benchmarks.registry import BENCHMARKS
 
 _HEAD = """# Benchmarks
@@ -17,10 +18,13 @@ the greatest round behind it in brackets; for p50 and p99 it is the percentile o
 """
 
 
+_TITLES = BENCHMARKS | {f"gpu_{name}": title for name, title in SLICES.items()}
+
+
 def write_report(results: Path, target: Path) -> int:
     """Write one document from all stored results; return how many there were."""
     parts = [_HEAD]
-    found = [name for name in BENCHMARKS if (results / f"{name}.json").is_file()]
+    found = [name for name in _TITLES if (results / f"{name}.json").is_file()]
     parts += [render(json.loads((results / f"{name}.json").read_text())) for name in found]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(parts), encoding="utf-8")
@@ -33,7 +37,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:
-    yield f"## {BENCHMARKS[result['benchmark']]}"
+    yield f"## {_TITLES[result['benchmark']]}"
     yield ""
     if result["quick"]:
         yield "**Quick sizes: these figures show only that the benchmark runs.**"

@@ -6,22 +6,19 @@ Made once, and kept beside the results: encoding takes about a minute.
 from __future__ import annotations
 
 import hashlib
-import re
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.codec.sizes import Sizes
 from benchmarks.harness import DataMissingError
+from benchmarks.running_text import read_text
 from examples.docstrings import docstrings
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.types import Document, MemoryEncoder, TokenizedPassage
 
-_ARCHIVES = "brown", "inaugural", "movie_reviews", "state_union", "webtext"
-_PART_OF_SPEECH = re.compile(r"/[^\s/]+(?=\s|$)")  # Brown's words carry theirs
 _CHARACTERS = 20_000  # of a document: a long one must not stand for its whole source
 _PASSAGES = 2_000  # encoded at a time
 _SEED = 0
@@ -80,18 +77,8 @@ def load(data: Path | None, cache: Path, sizes: Sizes) -> Activations:
 
 
 def _from_archives(folder: Path) -> Iterator[Document]:
-    for name in _ARCHIVES:
-        path = folder / f"{name}.zip"
-        if not path.is_file():
-            raise DataMissingError(f"{path} is missing; --data names the folder that holds text/")
-        with zipfile.ZipFile(path) as archive:
-            for member in sorted(archive.namelist()):
-                if member.endswith(("/", "README", "CONTENTS", "cats.txt")):
-                    continue
-                text = archive.read(member).decode("latin-1")[:_CHARACTERS]
-                if name == "brown":
-                    text = _PART_OF_SPEECH.sub("", text)
-                yield Document(member, " ".join(text.split()))
+    for document in read_text(folder):
+        yield replace(document, text=document.text[:_CHARACTERS])
 
 
 def _from_docstrings() -> Iterator[Document]:

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.running_text import read_text
+from benchmarks.trec import read_cranfield
 from experiments.codec_quality import activations
 from experiments.codec_quality.reader import CranfieldReader, Ranking, overlap
 from memstore.codec import ProductCodec
@@ -151,10 +153,10 @@ def run(bench: Bench, num_tokens: int, families: list[Family], seed: int) -> Ite
 
 def prepare(cache: Path, data: Path) -> None:
     """Encode what is not there yet: about an hour on two cores."""
-    documents = list(activations.read_text(data / "text"))
+    documents = list(read_text(data / "text"))
     parts = {
         "test": documents[::HELD_OUT_EVERY],
-        "cran": list(activations.read_cranfield(data / "cranfield")),
+        "cran": read_cranfield(data).documents,
         "train": [d for i, d in enumerate(documents) if i % HELD_OUT_EVERY],
     }
     cache.mkdir(parents=True, exist_ok=True)

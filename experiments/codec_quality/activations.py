@@ -1,41 +1,18 @@
 """Token memories of real text: whole documents for training, whole documents held out, Cranfield.
 
-Reads the evaluation data; Brown's part-of-speech tags are removed.
+Does not: read the text.
 """
 
 from __future__ import annotations
 
-import re
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import trec
 from encoder_jobs.codec_training import encode_vocabulary as encode_vocabulary_of
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.types import Document
-
-_TAG = re.compile(r"/[^\s/]+(?=\s|$)")
-
-
-def read_text(folder: Path) -> Iterator[Document]:
-    """Yield the documents of the running text."""
-    for source in ("movie_reviews", "brown", "state_union", "webtext", "inaugural"):
-        with zipfile.ZipFile(folder / f"{source}.zip") as archive:
-            for name in sorted(archive.namelist()):
-                if name.endswith("/") or "README" in name or "CONTENTS" in name or "cats" in name:
-                    continue
-                text = archive.read(name).decode("latin-1")
-                if source == "brown":
-                    text = _TAG.sub("", text)
-                yield Document(document_id=name, text=" ".join(text.split()))
-
-
-def read_cranfield(folder: Path) -> Iterator[Document]:
-    """Yield the abstracts."""
-    yield from trec.read_cranfield(folder).documents
 
 
 def encode(documents: Sequence[Document], to: Path) -> None:
