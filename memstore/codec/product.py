@@ -25,7 +25,8 @@ from memstore.errors import ConfigError, CorruptionError, ShapeError
 
 # What the kernels copy are bits, whatever they mean.
 _BITS: dict[int, np.dtype[Any]] = {2: np.dtype(np.uint16), 4: np.dtype(np.uint32)}
-_ROWS = 1 << 13  # vectors that pass through the stages at a time
+_ENCODED_ROWS = 1 << 13  # that pass through the stages at a time
+_DECODED_BYTES = 16 << 20  # of float32 vectors, likewise: what is rotated back is still in a cache
 
 
 class ProductCodec:
@@ -317,7 +318,7 @@ class ProductCodec:
         if not len(vectors):
             return records
         find = self._search(search)
-        for rows, passages in _blocks(offsets, whole=self._predictor is not None):
+        for rows, passages in _blocks(offsets, _ENCODED_ROWS, whole=self._predictor is not None):
             # A float64 beyond float32 becomes infinite, and is refused below.
             with np.errstate(over="ignore", invalid="ignore"):
                 rotated = np.ascontiguousarray(vectors[rows], dtype=np.float32)
@@ -380,7 +381,8 @@ class ProductCodec:
         if self._predictor is None and rotation is None:
             self._gather(records, offsets, dtype, out, first_row=0)
             return out
-        for rows, passages in _blocks(offsets, whole=self._predictor is not None):
+        step = max(1, _DECODED_BYTES // (4 * self.dim))
+        for rows, passages in _blocks(offsets, step, whole=self._predictor is not None):
             if rotation is not None:
                 vectors = gather.empty((rows.stop - rows.start, self.dim), np.float32)
                 self._gather(records[rows], passages, "float32", vectors, first_row=rows.start)
@@ -468,16 +470,18 @@ class ProductCodec:
         )
 
 
-def _blocks(offsets: np.ndarray, *, whole: bool) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield slices of about `_ROWS` rows and the offsets in each; `whole`: passages are not cut."""
+def _blocks(
+    offsets: np.ndarray, num_rows: int, *, whole: bool
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield slices of about `num_rows` and the offsets in each; `whole`: passages are not cut."""
     if not whole:
-        for start in range(0, int(offsets[-1]), _ROWS):
-            stop = min(start + _ROWS, int(offsets[-1]))
+        for start in range(0, int(offsets[-1]), num_rows):
+            stop = min(start + num_rows, int(offsets[-1]))
             yield slice(start, stop), np.array([0, stop - start])
         return
     first = 0
     while first < len(offsets) - 1:
-        last = int(np.searchsorted(offsets, offsets[first] + _ROWS, side="right")) - 1
+        last = int(np.searchsorted(offsets, offsets[first] + num_rows, side="right")) - 1
         last = max(last, first + 1)
         yield (
             slice(int(offsets[first]), int(offsets[last])),

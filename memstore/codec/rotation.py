@@ -40,13 +40,11 @@ class Rotation:
 
     def apply(self, vectors: np.ndarray) -> np.ndarray:
         """Turn (T, D) float32 vectors into the rotated basis."""
-        return self._multiply(vectors[:, self.order], self.blocks.transpose(0, 2, 1))
+        return self._multiply(_reordered(vectors, self.order), self.blocks.transpose(0, 2, 1))
 
     def undo(self, rotated: np.ndarray) -> np.ndarray:
         """Turn (T, D) float32 vectors back from the rotated basis."""
-        vectors = np.empty_like(rotated)
-        vectors[:, self.order] = self._multiply(rotated, self.blocks)
-        return vectors
+        return _reordered(self._multiply(rotated, self.blocks), np.argsort(self.order))
 
     def matrix(self) -> np.ndarray:
         """Return R, (D, D) float32: rotated = R @ x. A reader folds it into its own weights."""
@@ -54,10 +52,17 @@ class Rotation:
 
     def _multiply(self, vectors: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         """Multiply each block of the rows from the right."""
-        num_blocks, width, _ = blocks.shape
-        if num_blocks == 1:
-            product: np.ndarray = vectors @ blocks[0]
-            return product
-        parts = vectors.reshape(len(vectors), num_blocks, width).transpose(1, 0, 2)
-        product = np.matmul(parts, blocks).transpose(1, 0, 2)
-        return product.reshape(vectors.shape)
+        product = np.empty_like(vectors)
+        width = blocks.shape[1]
+        for start, block in zip(range(0, self.dim, width), blocks, strict=True):
+            columns = slice(start, start + width)
+            product[:, columns] = vectors[:, columns] @ block
+        return product
+
+
+def _reordered(vectors: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return the columns in another order; `take` is many times faster than indexing here."""
+    if (order == np.arange(len(order))).all():
+        return vectors
+    taken: np.ndarray = np.take(vectors, order, axis=1)
+    return taken
