@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from encoder_jobs import codec_cli
+from encoder_jobs.cli_options import (
+    CorpusArgument,
+    EncoderOption,
+    IdFieldOption,
+    LayoutOption,
+    LiveFractionOption,
+    QuietOption,
+    RayOption,
+    StrideTokensOption,
+    TemplateOption,
+    TextFieldOption,
+    TitleFieldOption,
+    WindowTokensOption,
+)
 from memstore.cli.render import Output, print_fields, print_json, print_table
 from memstore.errors import JobNotFoundError, PartialError
 
@@ -35,9 +49,7 @@ def register(app: typer.Typer) -> None:
 
 
 def encode(
-    corpus: Annotated[
-        str, typer.Argument(help="A file, or a folder of files of one layout; plain, .gz or .zst.")
-    ],
+    corpus: CorpusArgument,
     store: _NewStoreOption,
     collection: _CollectionOption = "default",
     mode: Annotated[
@@ -47,28 +59,13 @@ def encode(
             "'replace' starts afresh."
         ),
     ] = "append",
-    ray: Annotated[
-        str,
-        typer.Option(
-            help="'none': this process; 'local': Ray on this machine; "
-            "'auto' or host:port: a running cluster, from inside it."
-        ),
-    ] = "none",
-    encoder: Annotated[
-        str, typer.Option(help="Name, checkpoint folder or Hugging Face id of the encoder.")
-    ] = "all-MiniLM-L6-v2",
-    live_fraction: Annotated[
-        str,
-        typer.Option(
-            help="Share of the layers that the reader runs; the memory is what enters them."
-        ),
-    ] = "1/3",
+    ray: RayOption = "none",
+    encoder: EncoderOption = "all-MiniLM-L6-v2",
+    live_fraction: LiveFractionOption = "1/3",
     retriever: Annotated[str, typer.Option(help="Another encoder for the retrieval vectors.")] = "",
-    window_tokens: Annotated[
-        int, typer.Option(help="Longest passage, special tokens included.")
-    ] = 128,
-    stride_tokens: Annotated[int, typer.Option(help="Step between windows; 0: no overlap.")] = 0,
-    template: Annotated[str, typer.Option(help="'{title} {text}' or '{text}'.")] = "{title} {text}",
+    window_tokens: WindowTokensOption = 128,
+    stride_tokens: StrideTokensOption = 0,
+    template: TemplateOption = "{title} {text}",
     codec: Annotated[
         str,
         typer.Option(
@@ -78,14 +75,10 @@ def encode(
     codec_sample_tokens: Annotated[
         int, typer.Option(help="Memories to train a new codec on.")
     ] = 131_072,
-    layout: Annotated[
-        str, typer.Option(help="auto, jsonl, beir, kilt, dpr, msmarco, parquet, arrow or text.")
-    ] = "auto",
-    id_field: Annotated[
-        str | None, typer.Option(help="Field of the document id (jsonl, parquet, arrow).")
-    ] = None,
-    text_field: Annotated[str | None, typer.Option(help="Field of the text.")] = None,
-    title_field: Annotated[str | None, typer.Option(help="Field of the title.")] = None,
+    layout: LayoutOption = "auto",
+    id_field: IdFieldOption = None,
+    text_field: TextFieldOption = None,
+    title_field: TitleFieldOption = None,
     partition_bytes: Annotated[
         int,
         typer.Option(help="Text in one partition, which becomes one shard: what a crash can lose."),
@@ -93,7 +86,7 @@ def encode(
     max_bad_fraction: Annotated[
         float, typer.Option(help="Refuse a corpus with a larger share of unreadable records.")
     ] = 0.001,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QuietOption = False,
     output: _OutputOption = Output.TABLE,
 ) -> None:
     """Encode a corpus into a collection, exactly once.

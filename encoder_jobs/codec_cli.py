@@ -8,6 +8,20 @@ from typing import Annotated
 
 import typer
 
+from encoder_jobs.cli_options import (
+    CorpusArgument,
+    EncoderOption,
+    IdFieldOption,
+    LayoutOption,
+    LiveFractionOption,
+    QuietOption,
+    RayOption,
+    StrideTokensOption,
+    TemplateOption,
+    TextFieldOption,
+    TitleFieldOption,
+    WindowTokensOption,
+)
 from memstore.cli.codec import GROUP, SampleArgument, print_codec
 from memstore.cli.render import Output
 
@@ -38,34 +52,19 @@ def register(app: typer.Typer) -> None:
 
 
 def sample(
-    corpus: Annotated[
-        str, typer.Argument(help="A file, or a folder of files of one layout; plain, .gz or .zst.")
-    ],
+    corpus: CorpusArgument,
     output: Annotated[Path, typer.Option("--output", help="The sample file to write.")],
     tokens: Annotated[int, typer.Option(help="Memories to take, about.")] = 131_072,
-    encoder: Annotated[
-        str, typer.Option(help="Name, checkpoint folder or Hugging Face id of the encoder.")
-    ] = "all-MiniLM-L6-v2",
-    live_fraction: Annotated[
-        str,
-        typer.Option(
-            help="Share of the layers that the reader runs; the memory is what enters them."
-        ),
-    ] = "1/3",
-    window_tokens: Annotated[
-        int, typer.Option(help="Longest passage, special tokens included.")
-    ] = 128,
-    stride_tokens: Annotated[int, typer.Option(help="Step between windows; 0: no overlap.")] = 0,
-    template: Annotated[str, typer.Option(help="'{title} {text}' or '{text}'.")] = "{title} {text}",
-    layout: Annotated[
-        str, typer.Option(help="auto, jsonl, beir, kilt, dpr, msmarco, parquet, arrow or text.")
-    ] = "auto",
-    id_field: Annotated[
-        str | None, typer.Option(help="Field of the document id (jsonl, parquet, arrow).")
-    ] = None,
-    text_field: Annotated[str | None, typer.Option(help="Field of the text.")] = None,
-    title_field: Annotated[str | None, typer.Option(help="Field of the title.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    encoder: EncoderOption = "all-MiniLM-L6-v2",
+    live_fraction: LiveFractionOption = "1/3",
+    window_tokens: WindowTokensOption = 128,
+    stride_tokens: StrideTokensOption = 0,
+    template: TemplateOption = "{title} {text}",
+    layout: LayoutOption = "auto",
+    id_field: IdFieldOption = None,
+    text_field: TextFieldOption = None,
+    title_field: TitleFieldOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Encode passages spread over a corpus, and keep their memories in a sample file.
 
@@ -118,14 +117,8 @@ def train(
         typer.Option(help="What is predicted from the token id alone, or from its neighbours."),
     ] = PredictorKind.NONE,
     seed: Annotated[int, typer.Option(help="The same seed and sample give the same codec.")] = 0,
-    ray: Annotated[
-        str,
-        typer.Option(
-            help="'none': this process; 'local': Ray on this machine; "
-            "'auto' or host:port: a running cluster, from inside it."
-        ),
-    ] = "none",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    ray: RayOption = "none",
+    quiet: QuietOption = False,
 ) -> None:
     """Train a codec on a sample, and show it.
 

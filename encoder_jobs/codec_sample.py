@@ -7,15 +7,15 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 
-from encoder_jobs.codec_training import Step, encode_sample, encode_vocabulary
+from encoder_jobs.codec_training import encode_sample, encode_vocabulary
 from encoder_jobs.options import EncodeOptions
 from encoder_jobs.prepare import choose_sampled, spread_passages
 from encoder_jobs.progress import ProgressDisplay
+from encoder_jobs.scanning import scan_corpus
 from encoder_jobs.stages import cached_splitter, use_all_cores
 from memstore.codec.sample import Sample
 from memstore.encoders import load_encoder
 from memstore.errors import InvalidInputError
-from memstore.text import open_corpus, scan
 
 
 def sample_corpus(corpus: str, options: EncodeOptions, display: ProgressDisplay) -> Sample:
@@ -33,20 +33,7 @@ def sample_corpus(corpus: str, options: EncodeOptions, display: ProgressDisplay)
         ConfigError, InvalidInputError, NotFoundError: as `encode`, before any encoding.
     """
     splitter = cached_splitter(options.encoder)
-    opened = open_corpus(
-        corpus,
-        layout=options.layout,
-        id_field=options.id_field,
-        text_field=options.text_field,
-        title_field=options.title_field,
-    )
-    total = sum(file.num_bytes for file in opened.files)
-    found = scan(
-        opened,
-        partition_bytes=options.partition_bytes,
-        max_bad_fraction=options.max_bad_fraction,
-        progress=lambda done: display.update("reading the corpus, bytes", done, total),
-    )
+    found = scan_corpus(corpus, options, display)
     passages = spread_passages(
         splitter,
         choose_sampled(found.partitions),
@@ -57,16 +44,8 @@ def sample_corpus(corpus: str, options: EncodeOptions, display: ProgressDisplay)
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
     use_all_cores()
     encoder = load_encoder(options.encoder)
-    for item in encode_sample(encoder, passages):
-        if isinstance(item, Sample):
-            sample = item
-        else:
-            display.update(*item)
-    for part in encode_vocabulary(encoder, splitter):
-        if isinstance(part, Step):
-            display.update(*part)
-        else:
-            vocabulary = part
+    sample = display.follow(encode_sample(encoder, passages))
+    vocabulary = display.follow(encode_vocabulary(encoder, splitter))
     numbers: dict[str, int] = {}
     documents = [numbers.setdefault(p.passage.document_id, len(numbers)) for p in passages]
     return replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,8 +34,8 @@ class Trained:
 
 def encode_sample(
     encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]
-) -> Iterator[Step | Sample]:
-    """Yield progress, then the memories of the sample, in its order."""
+) -> Generator[Step, None, Sample]:
+    """Yield progress; return the memories of the sample, in its order."""
     offsets = np.concatenate([[0], np.cumsum([len(passage.token_ids) for passage in sample])])
     vectors = np.empty((int(offsets[-1]), encoder.identity.memory_dim), np.float32)
     done = 0
@@ -46,13 +46,13 @@ def encode_sample(
             vectors[offsets[row] : offsets[row + 1]] = memory
         done += len(batch.memories)
         yield Step("encoding a sample for the codec, tokens", done, len(vectors))
-    yield Sample(vectors, np.concatenate([passage.token_ids for passage in sample]), offsets)
+    return Sample(vectors, np.concatenate([passage.token_ids for passage in sample]), offsets)
 
 
 def encode_vocabulary(
     encoder: MemoryEncoder, splitter: PassageSplitter
-) -> Iterator[Step | np.ndarray]:
-    """Yield progress, then (V, D) float32: the memory of every token when it stands alone."""
+) -> Generator[Step, None, np.ndarray]:
+    """Yield progress; return (V, D) float32: the memory of every token when it stands alone."""
     passages = splitter.vocabulary()
     memories = np.empty((len(passages), encoder.identity.memory_dim), np.float32)
     done = 0
@@ -60,11 +60,11 @@ def encode_vocabulary(
         memories[batch.rows] = batch.memories[batch.offsets[:-1] + splitter.num_prefix_tokens]
         done += len(batch.rows)
         yield Step("encoding the vocabulary, tokens", done, len(passages))
-    yield memories
+    return memories
 
 
-def train_codec(recipes: Sequence[Recipe], sample: Sample) -> Iterator[Step | Trained]:
-    """Yield progress, then the best of the candidates. Trains in a thread, to be able to."""
+def train_codec(recipes: Sequence[Recipe], sample: Sample) -> Generator[Step, None, Trained]:
+    """Yield progress; return the best of the candidates. Trains in a thread, to be able to."""
     steps: queue.Queue[Step | BaseException | Trained] = queue.Queue()
 
     def work() -> None:
@@ -85,6 +85,6 @@ def train_codec(recipes: Sequence[Recipe], sample: Sample) -> Iterator[Step | Tr
         item = steps.get()
         if isinstance(item, BaseException):
             raise item
-        yield item
         if isinstance(item, Trained):
-            return
+            return item
+        yield item

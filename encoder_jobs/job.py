@@ -28,6 +28,7 @@ from encoder_jobs.prepare import choose_sampled
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.records import JobFolder, JobPlace
 from encoder_jobs.runners import Runner, check_runner, make_runner
+from encoder_jobs.scanning import scan_corpus
 from encoder_jobs.spec import JobPins, JobSpec, Receipt
 from encoder_jobs.stages import cached_splitter
 from memstore.codec import ProductCodec
@@ -44,7 +45,7 @@ from memstore.storage import (
     commit_shards,
     fit_metadata_columns,
 )
-from memstore.text import Partition, open_corpus, scan
+from memstore.text import Partition
 from memstore.types import EncoderIdentity
 from memstore.views import load_codec
 
@@ -163,20 +164,7 @@ class Job:
 
     def _plan(self, base: Snapshot | None) -> tuple[JobSpec, tuple[Partition, ...]]:
         options = self._options
-        corpus = open_corpus(
-            self._corpus,
-            layout=options.layout,
-            id_field=options.id_field,
-            text_field=options.text_field,
-            title_field=options.title_field,
-        )
-        total = sum(file.num_bytes for file in corpus.files)
-        found = scan(
-            corpus,
-            partition_bytes=options.partition_bytes,
-            max_bad_fraction=options.max_bad_fraction,
-            progress=lambda done: self._display.update("reading the corpus, bytes", done, total),
-        )
+        found = scan_corpus(self._corpus, options, self._display)
         spec = JobSpec(
             options=options,
             encoder_id=self._identity.id,

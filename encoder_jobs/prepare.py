@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from encoder_jobs.stages import (
     use_all_cores,
 )
 from memstore.codec.recipes import NAMES, choose_recipes
-from memstore.codec.sample import Sample
+from memstore.encoders.families import FAMILIES
 from memstore.errors import CollectionNotFoundError, InvalidInputError
 from memstore.storage import Collection, train_dictionary
 from memstore.text import Partition
@@ -88,12 +88,9 @@ def prepare_job(place: JobPlace, sampled: Sequence[Partition]) -> Iterator[Step 
     )
     codec_id, error = _given_codec(collection, spec), None
     if not codec_id:
-        for item in _train_codec(encoder, splitter, spec, spread):
-            if isinstance(item, Step):
-                yield item
-            else:
-                collection.put_codec(item.codec.id, dict(item.codec.files()))
-                codec_id, error = item.codec.id, item.error
+        trained = yield from _train_codec(encoder, splitter, spec, spread)
+        collection.put_codec(trained.codec.id, dict(trained.codec.files()))
+        codec_id, error = trained.codec.id, trained.error
     job.put_pins(JobPins(codec_id=codec_id, dictionary=dictionary, reconstruction_error=error))
 
 
@@ -144,25 +141,18 @@ def spread_passages(
 
 def _train_codec(
     encoder: MemoryEncoder, splitter: PassageSplitter, spec: JobSpec, spread: Spread
-) -> Iterator[Step | Trained]:
-    """Yield progress, then the codec that the job's options stand for."""
-    for item in encode_sample(encoder, spread.passages):
-        if isinstance(item, Sample):
-            sample = item
-        else:
-            yield item
+) -> Generator[Step, None, Trained]:
+    """Yield progress; return the codec that the job's options stand for."""
+    sample = yield from encode_sample(encoder, spread.passages)
     recipes = choose_recipes(
         spec.options.codec,
         dim=encoder.identity.memory_dim,
         num_vectors=len(sample.vectors),
-        family=encoder.identity.family,
+        is_post_norm=FAMILIES[encoder.identity.family].is_post_norm,
         vocabulary_size=splitter.vocabulary_size,
         num_tokens=int(spread.tokens_per_byte * spec.num_text_bytes),
     )
     if any(recipe.predictor for recipe in recipes):
-        for part in encode_vocabulary(encoder, splitter):
-            if isinstance(part, Step):
-                yield part
-            else:
-                sample = replace(sample, vocabulary=part)
-    yield from train_codec(recipes, sample)
+        vocabulary = yield from encode_vocabulary(encoder, splitter)
+        sample = replace(sample, vocabulary=vocabulary)
+    return (yield from train_codec(recipes, sample))

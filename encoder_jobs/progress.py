@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,8 @@ from rich.progress import (
 )
 
 _LINE_EVERY_S = 30.0
+
+_Result = TypeVar("_Result")
 
 
 class ProgressDisplay:
@@ -72,6 +74,15 @@ class ProgressDisplay:
         """Stop showing."""
         if self._bar is not None:
             self._bar.stop()
+
+    def follow(self, work: Generator[tuple[str, int, int], None, _Result]) -> _Result:
+        """Run a generator of (phase, done, total), showing each; return what it returns."""
+        while True:
+            try:
+                self.update(*next(work))
+            except StopIteration as end:
+                result: _Result = end.value
+                return result
 
     def say(self, text: str) -> None:
         """Print one line."""

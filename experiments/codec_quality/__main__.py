@@ -22,6 +22,7 @@ from benchmarks.trec import read_cranfield
 from experiments.codec_quality import activations
 from experiments.codec_quality.reader import CranfieldReader, Ranking, overlap
 from memstore.codec import ProductCodec
+from memstore.codec.passages import rows_of
 from memstore.codec.quality import measure as measure_error
 
 HELD_OUT_EVERY = 50  # documents
@@ -47,9 +48,7 @@ class Part:
         num_passages = len(self.owners) * num_tokens // len(self.vectors)
         rng = np.random.default_rng(seed)
         chosen = np.sort(rng.permutation(len(self.owners))[: max(1, num_passages)])
-        rows = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in chosen])
-        lengths = np.diff(self.offsets)[chosen]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        rows, offsets = rows_of(self.offsets, chosen)
         return Part(self.vectors[rows], self.token_ids[rows], offsets, self.owners[chosen])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from encoder_jobs.codec_training import encode_vocabulary as encode_vocabulary_of
+from encoder_jobs.progress import ProgressDisplay
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.types import Document
 
@@ -47,5 +48,5 @@ def encode(documents: Sequence[Document], to: Path) -> None:
 def encode_vocabulary() -> np.ndarray:
     """Return (V, D) float32: the memory of every token alone."""
     options = EncoderOptions()
-    *_, vocabulary = encode_vocabulary_of(load_encoder(options), load_splitter(options))
-    return vocabulary
+    work = encode_vocabulary_of(load_encoder(options), load_splitter(options))
+    return ProgressDisplay(quiet=True).follow(work)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
-from memstore.codec.predictor import TokenPredictor, context_features, places_in_passages
+from memstore.codec.passages import blocks, places_in_passages, rows_of
+from memstore.codec.predictor import TokenPredictor, context_features
 
 # In tokens: how many occurrences of an id or place weigh as much as what is known beforehand.
 TOKEN_SHRINKAGE = 4.0
@@ -39,21 +40,15 @@ def chunks(
     vectors: np.ndarray, token_ids: np.ndarray | None, offsets: np.ndarray, *, step: int = 1
 ) -> Iterator[Chunk]:
     """Yield a sample's passages, each `step`-th of them, in chunks; vectors become float32."""
-    starts, stops = offsets[:-1:step], offsets[1::step]
-    ends = np.cumsum(stops - starts)
-    first = 0
-    while first < len(starts):
-        done = ends[first - 1] if first else 0
-        last = max(int(np.searchsorted(ends, done + _ROWS, side="right")), first + 1)
-        rows = np.concatenate(
-            [np.arange(starts[i], stops[i]) for i in range(first, min(last, len(starts)))]
-        )
+    chosen = np.arange(0, len(offsets) - 1, step)
+    ends = np.concatenate([[0], np.cumsum(np.diff(offsets)[chosen])])
+    for first, last in blocks(ends, _ROWS):
+        rows, offsets_among = rows_of(offsets, chosen[first:last])
         yield Chunk(
             np.asarray(vectors[rows], dtype=np.float32),
             rows if token_ids is None else token_ids[rows],
-            np.concatenate([[0], ends[first:last] - done]),
+            offsets_among,
         )
-        first = last
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memstore.codec.passages import places_in_passages
 from memstore.codec.rotation import Rotation
 
 NEIGHBOURS = (-2, -1, 1, 2)  # part of the format
@@ -104,13 +105,6 @@ class TokenPredictor:
         expected = context_features(self.features, token_ids, offsets) @ self.context
         expected += self.positions[places]
         return expected, None
-
-
-def places_in_passages(offsets: np.ndarray) -> np.ndarray:
-    """Return (T,) int64: how many tokens of its passage stand before each token."""
-    lengths = np.diff(offsets)
-    places: np.ndarray = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    return places
 
 
 def context_features(

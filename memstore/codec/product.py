@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from memstore.codec import arguments, folder, tensorfile
+from memstore.codec.buffers import aligned_empty
 from memstore.codec.config import CONFIG_FILE, TENSOR_FILE, CodecConfig, PredictorShape
+from memstore.codec.passages import blocks
 from memstore.codec.predictor import TokenPredictor
 from memstore.codec.rotation import Rotation
 from memstore.errors import ConfigError, CorruptionError, ShapeError
@@ -369,10 +371,8 @@ class ProductCodec:
         wanted = arguments.check_dtype(dtype, tuple(arguments.DTYPES))
         records = arguments.as_records(records, self.record_words)
         offsets = arguments.as_offsets(offsets, len(records))
-        from memstore.codec.kernels import gather
-
         if out is None:
-            out = gather.empty((len(records), self.dim), wanted)
+            out = aligned_empty((len(records), self.dim), wanted)
         arguments.check_out(out, (len(records), self.dim), wanted)
         if not len(records):
             return out
@@ -384,7 +384,7 @@ class ProductCodec:
         step = max(1, _DECODED_BYTES // (4 * self.dim))
         for rows, passages in _blocks(offsets, step, whole=self._predictor is not None):
             if rotation is not None:
-                vectors = gather.empty((rows.stop - rows.start, self.dim), np.float32)
+                vectors = aligned_empty((rows.stop - rows.start, self.dim), np.float32)
                 self._gather(records[rows], passages, "float32", vectors, first_row=rows.start)
                 out[rows] = rotation.undo(vectors)
             else:
@@ -398,7 +398,6 @@ class ProductCodec:
         from memstore.codec.kernels import gather
 
         codes = self._config.record.codes(records)
-        token_ids = None
         if self._predictor is None:
             table = self._table(dtype)
             bits = _BITS[table.itemsize], _BITS[out.itemsize]
@@ -440,13 +439,11 @@ class ProductCodec:
 
         For float32 it is the codebook itself: the kernel widens bfloat16 as it copies.
         """
-        from memstore.codec.kernels import gather
-
         if dtype == "float32":
             return self._codebook
         with self._lock:
             if dtype not in self._tables:
-                table = gather.empty(self._codebook.shape, arguments.DTYPES[dtype])
+                table = aligned_empty(self._codebook.shape, arguments.DTYPES[dtype])
                 with np.errstate(over="ignore"):
                     table[...] = self._codebook
                 if not np.isfinite(table).all():
@@ -479,12 +476,6 @@ def _blocks(
             stop = min(start + num_rows, int(offsets[-1]))
             yield slice(start, stop), np.array([0, stop - start])
         return
-    first = 0
-    while first < len(offsets) - 1:
-        last = int(np.searchsorted(offsets, offsets[first] + num_rows, side="right")) - 1
-        last = max(last, first + 1)
-        yield (
-            slice(int(offsets[first]), int(offsets[last])),
-            offsets[first : last + 1] - offsets[first],
-        )
-        first = last
+    for first, last in blocks(offsets, num_rows):
+        start, stop = int(offsets[first]), int(offsets[last])
+        yield slice(start, stop), offsets[first : last + 1] - start

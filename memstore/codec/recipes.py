@@ -13,13 +13,13 @@ from typing import Any
 
 from memstore.codec.product import ProductCodec
 from memstore.codec.quality import reconstruction
+from memstore.codec.records import RecordLayout
 from memstore.codec.sample import Sample
 from memstore.codec.training import choose_layout
 from memstore.errors import ConfigError
 
 NAMES = ("auto", "memory-vq")
 
-_POST_NORM_FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet")
 HELD_OUT = 0.1  # of a sample, to measure on
 _TABLE_SHARE = 4  # a token table may take one part in this many of the records that it serves
 
@@ -43,7 +43,7 @@ def choose_recipes(
     *,
     dim: int,
     num_vectors: int,
-    family: str = "",
+    is_post_norm: bool = False,
     vocabulary_size: int = 0,
     num_tokens: int = 0,
 ) -> list[Recipe]:
@@ -53,7 +53,8 @@ def choose_recipes(
         name: "auto", or "memory-vq" for the plain layout of that paper.
         dim: D.
         num_vectors: size of the training sample.
-        family: of the encoder; "": unknown.
+        is_post_norm: the encoder normalizes the output of a layer; False: it does not, or nothing
+            is known of it.
         vocabulary_size: V; 0: the memories are not one a token, or their ids are not known.
         num_tokens: that will be encoded, about. Where there are few, a table with a row for every
             token of the vocabulary would outweigh what it saves.
@@ -69,10 +70,10 @@ def choose_recipes(
         raise ConfigError(f"codec: got {name!r}, wanted one of {', '.join(NAMES)}")
     layout = choose_layout(dim, int(num_vectors * (1 - HELD_OUT)))
     size = layout.num_subspaces, layout.codebook_size
-    record_bytes = 2 * -(-layout.num_subspaces * (1 if layout.codebook_size <= 256 else 2) // 2)
+    record_bytes = 2 * RecordLayout.for_codebook(*size).num_words
     is_predicted = vocabulary_size * dim * 2 * _TABLE_SHARE <= num_tokens * record_bytes
     predictor = "context" if vocabulary_size and is_predicted else None
-    if family in _POST_NORM_FAMILIES:
+    if is_post_norm:
         return [Recipe(*size, "pca", predictor)]
     recipes = [Recipe(*size), Recipe(*size, "pca")]
     if predictor:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from memstore.codec import tensorfile
+from memstore.codec.passages import blocks, rows_of
 from memstore.errors import (
     AlreadyExistsError,
     CorruptionError,
@@ -97,14 +98,10 @@ class Sample:
             for start in range(0, len(self.vectors), step):
                 yield self._rows(slice(start, start + step), None)
             return
-        first = 0
-        while first < len(self.offsets) - 1:
-            end = np.searchsorted(self.offsets, self.offsets[first] + num_rows, side="right") - 1
-            last = max(int(end), first + 1)
+        for first, last in blocks(self.offsets, num_rows):
             start, stop = self.offsets[first], self.offsets[last]
             if stop > start:
                 yield self._rows(slice(start, stop), self.offsets[first : last + 1] - start)
-            first = last
 
     def _rows(self, rows: slice, offsets: np.ndarray | None) -> Sample:
         token_ids = self.token_ids[rows] if self.token_ids is not None else None
@@ -115,11 +112,7 @@ class Sample:
         if self.offsets is None:
             token_ids = self.token_ids[passages] if self.token_ids is not None else None
             return Sample(self.vectors[passages], token_ids, None, self.vocabulary)
-        lengths = np.diff(self.offsets)[passages]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        rows = np.arange(offsets[-1]) + np.repeat(
-            self.offsets[:-1][passages] - offsets[:-1], lengths
-        )
+        rows, offsets = rows_of(self.offsets, passages)
         return Sample(
             self.vectors[rows],
             self.token_ids[rows] if self.token_ids is not None else None,

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from memstore.codec import arguments
-from memstore.codec.predictor import NEIGHBOURS, TokenPredictor, places_in_passages
+from memstore.codec.buffers import aligned_empty
+from memstore.codec.passages import places_in_passages
+from memstore.codec.predictor import NEIGHBOURS, TokenPredictor
 from memstore.codec.records import RecordLayout
 from memstore.errors import CorruptionError, ShapeError
 
@@ -171,7 +173,7 @@ def _multiply(
     num_tokens, num_queries = len(codes), len(queries)
     products = np.empty((num_tokens, num_queries), np.float32)
     source = codebook.view(np.uint16 if codebook.itemsize == 2 else np.uint32)
-    centroids = gather.empty((min(_ROWS, num_tokens), queries.shape[1]), np.float32)
+    centroids = aligned_empty((min(_ROWS, num_tokens), queries.shape[1]), np.float32)
     for start in range(0, num_tokens, _ROWS):
         stop = min(start + _ROWS, num_tokens)
         block = centroids[: stop - start]

@@ -15,10 +15,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from memstore.codec.buffers import LINE_BYTES, aligned_empty
 from memstore.errors import CorruptionError, StorageError
 
 _MAX_HEADER_BYTES = 1 << 20
-_ALIGNMENT = 64
 _DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype("<f2"),
@@ -50,8 +50,8 @@ def serialize(tensors: dict[str, np.ndarray]) -> np.ndarray:
             "data_offsets": [start, end],
         }
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    file = aligned_empty(8 + len(text) + end)
+    text += b" " * (-(8 + len(text)) % LINE_BYTES)
+    file = aligned_empty((8 + len(text) + end,), np.uint8)
     file[:8] = np.frombuffer(len(text).to_bytes(8, "little"), np.uint8)
     file[8 : 8 + len(text)] = np.frombuffer(text, np.uint8)
     data = file[8 + len(text) :]
@@ -60,14 +60,6 @@ def serialize(tensors: dict[str, np.ndarray]) -> np.ndarray:
         data[start:stop] = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     file.flags.writeable = False
     return file
-
-
-def aligned_empty(num_bytes: int) -> np.ndarray:
-    """Return (num_bytes,) uninitialised uint8 that start on 64 bytes, as a mapped file does."""
-    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    aligned: np.ndarray = buffer[start : start + num_bytes]
-    return aligned
 
 
 def parse(file: np.ndarray, *, where: str) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ class Family:
         has_positions: the model has a table of positions, which bounds the length of its input.
         counts_from_pad: positions start at `pad_token_id + 1`, so that many rows of the table are
             not for tokens.
+        is_post_norm: a layer's output is normalized, so that no token or dimension is loud.
         has_pooler: the class builds a task head that is not wanted here.
     """
 
@@ -33,6 +34,7 @@ class Family:
     width_key: str = "hidden_size"
     has_positions: bool = True
     counts_from_pad: bool = False
+    is_post_norm: bool = True
     has_pooler: bool = False
 
 
@@ -56,6 +58,7 @@ def _t5_like(model_type: str, architecture: str) -> Family:
         num_layers_key="num_layers",
         width_key="d_model",
         has_positions=False,
+        is_post_norm=False,
     )
 
 

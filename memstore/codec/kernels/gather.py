@@ -6,7 +6,7 @@ keeps the page addresses of; so a gather waits for memory and for page tables. W
 - centroids are asked for long before they are copied;
 - a block of rows passes a group of subspaces before the next does, so the group's pages stay known;
 - an output larger than the caches is written past them;
-- no centroid lies across two cache lines, if the table starts on one (see `prepare`).
+- no centroid lies across two cache lines, if the table starts on one (see `buffers`).
 
 Does not: check shapes and dtypes; `ProductCodec` has done so.
 """
@@ -23,9 +23,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from memstore.codec.buffers import LINE_BYTES, aligned_empty
 from memstore.codec.kernels.compiler import compiled, read_only
 from memstore.codec.kernels.threads import run_chunks
-from memstore.codec.tensorfile import aligned_empty
 
 _BLOCK = 1024  # rows that pass a group of subspaces before the next group is begun
 _GROUP_BYTES = 16 << 20  # of a group's tables
@@ -34,35 +34,10 @@ _CACHED_BYTES = 4 << 20  # about an L2 cache: no asking for smaller tables, smal
 _MIN_CHUNK_BYTES = 1 << 18  # of output: less is not worth waking another thread for
 _CAST_ROWS = 256  # float32 rows that NumPy casts to float16 at a time
 
-_LINE_BYTES = 64
 _LANES = 16  # values in a register
 _STREAM_ALIGNMENT = 16  # bytes; NumPy's arrays have it
 _INT = ir.IntType(64)
 _HIGH_HALF = 0xFFFF0000
-
-
-def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return an uninitialised C-contiguous array that starts on a cache line.
-
-    One of 4 MiB or more lies in huge pages where Linux gives them: NumPy asks for that.
-    """
-    dtype = np.dtype(dtype)
-    array: np.ndarray = aligned_empty(math.prod(shape) * dtype.itemsize).view(dtype)
-    return array.reshape(shape)
-
-
-def prepare(table: np.ndarray) -> np.ndarray:
-    """Copy a table to where it is read fastest: from the start of a cache line, in huge pages.
-
-    Args:
-        table: (M, K, width), any dtype.
-
-    Returns:
-        The copy: private memory of the table's size, where a mapped file would be shared.
-    """
-    copy = empty(table.shape, table.dtype)
-    copy[...] = table
-    return copy
 
 
 def gather(codes: np.ndarray, table: np.ndarray, out: np.ndarray) -> int:
@@ -109,7 +84,7 @@ def gather_sum(
     """
     if out.dtype != np.float16:
         return _run(codes, table, out, rows, row_table, addend, addend_rows)
-    sums = empty((min(len(out), _CAST_ROWS), out.shape[1]), np.float32)
+    sums = aligned_empty((min(len(out), _CAST_ROWS), out.shape[1]), np.float32)
     for start in range(0, len(out), _CAST_ROWS):
         span = slice(start, start + _CAST_ROWS)
         block = out[span]
@@ -211,7 +186,7 @@ def _prefetch(_context: Any, table: Any, at: Any) -> tuple[Any, Any]:
             "llvm.prefetch.p0",
         )
         record = builder.bitcast(_record(context, builder, kind, *arguments), byte)
-        for start in range(0, kind.dtype.size, _LINE_BYTES):
+        for start in range(0, kind.dtype.size, LINE_BYTES):
             line = builder.gep(record, [ir.Constant(_INT, start)])
             # To read, into the L2 (asking for the L1 is slower: it has room for fewer), as data.
             builder.call(ask, [line, *(ir.Constant(flag, value) for value in (0, 2, 1))])
@@ -417,7 +392,7 @@ def _put_segment(
     code_at, later_code_at = n * codes.shape[1], later * codes.shape[1] + shift
     skip = 0
     if row_table is not None:
-        skip = int(row_table.itemsize < _LINE_BYTES)  # 1: two lie in a line
+        skip = int(row_table.itemsize < LINE_BYTES)  # 1: two lie in a line
     for m in range(left, right):
         if ahead > 0:
             code = item(codes, later_code_at + m)

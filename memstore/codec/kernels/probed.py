@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from memstore.codec.buffers import aligned_empty
 from memstore.codec.kernels.calibration import needed_probes
 from memstore.codec.kernels.compiler import compiled, read_only
 from memstore.codec.kernels.cutting import bounds, cut
@@ -46,7 +47,6 @@ from memstore.codec.kernels.threads import run_chunks
 _ROUNDS = 40  # of settling, 5 ms each; twice as many save a twentieth of the probes
 _SPAN = 512 * TOKENS  # vectors that share a subspace's tiles before the next subspace's are read
 _TOPS = 4 * TILE
-_ALIGNMENT = 64  # bytes: a vector register's load then touches one cache line
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +188,7 @@ def assign(
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     """Return int32 columns that score lowest, on a boundary of cache lines."""
-    num_bytes = 4 * int(np.prod(shape))
-    buffer = np.empty(num_bytes + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    array: np.ndarray = buffer[start : start + num_bytes].view(np.int32).reshape(shape)
+    array = aligned_empty(shape, np.int32)
     array[..., 0, :] = LOWEST
     array[..., 1:, :] = 0
     return array

@@ -23,10 +23,11 @@ Does not: check shapes and dtypes; run on every machine and codebook (`is_suited
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from memstore.codec.buffers import aligned_empty
 from memstore.codec.kernels import int8
 from memstore.codec.kernels.compiler import compiled, read_only
 from memstore.codec.kernels.distance import as_records, prefetch, square_distance
@@ -86,7 +87,7 @@ def prepare(codebook: np.ndarray) -> Screen:
     num_subspaces, codebook_size, width = codebook.shape
     num_steps = PANEL // LANES * -(-codebook_size // PANEL)
     screen = Screen(
-        _aligned_empty((num_subspaces, num_steps), int8.step_dtype(width)),
+        aligned_empty((num_subspaces, num_steps), int8.step_dtype(width)),
         np.empty((num_subspaces, width)),
         np.empty(num_subspaces),
         np.empty(num_subspaces),
@@ -100,14 +101,6 @@ def prepare(codebook: np.ndarray) -> Screen:
 
     run_chunks(prepare_range, num_subspaces, min_items=1)
     return screen
-
-
-def _aligned_empty(shape: tuple[int, int], dtype: np.dtype[Any]) -> np.ndarray:
-    """Return an array that begins with a cache line, so that no step's vectors straddle two."""
-    size = shape[0] * shape[1] * dtype.itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def _prepare_subspace(stored: np.ndarray, m: int, screen: Screen) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from encoder_jobs.codec_training import encode_sample, encode_vocabulary
+from encoder_jobs.progress import ProgressDisplay
 from memstore import Client, Passage, ProductCodec, open_store
 from memstore.codec.sample import Sample
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
@@ -32,12 +33,13 @@ def made(tiny_encoder: Path) -> Made:
         for record in make_records(12)
         for passage in splitter.split(Document(record["id"], record["text"], record["title"]))
     ]
-    memories = next(item for item in encode_sample(encoder, passages) if isinstance(item, Sample))
+    display = ProgressDisplay(quiet=True)
+    memories = display.follow(encode_sample(encoder, passages))
     codec = ProductCodec.train(
         memories.vectors,
         token_ids=memories.token_ids,
         offsets=memories.offsets,
-        vocabulary=list(encode_vocabulary(encoder, splitter))[-1],
+        vocabulary=display.follow(encode_vocabulary(encoder, splitter)),
         num_subspaces=4,
         codebook_size=16,
         rotation="pca",

@@ -14,27 +14,27 @@ MINILM = {"dim": 384, "num_vectors": 131_072, "vocabulary_size": 30_522}
 
 def test_a_post_norm_encoder_is_rotated_and_predicted() -> None:
     """ADR 0006: one candidate, nothing left to find out."""
-    (recipe,) = choose_recipes("auto", **MINILM, family="bert", num_tokens=10_000_000)
+    (recipe,) = choose_recipes("auto", **MINILM, is_post_norm=True, num_tokens=10_000_000)
     assert recipe == Recipe(48, 256, "pca", "context")
 
 
 def test_a_small_corpus_gets_no_table_that_outweighs_it() -> None:
     """23 MB of token table for a corpus of a million tokens would be half of what it saves."""
-    (recipe,) = choose_recipes("auto", **MINILM, family="bert", num_tokens=1_000_000)
+    (recipe,) = choose_recipes("auto", **MINILM, is_post_norm=True, num_tokens=1_000_000)
     assert recipe == Recipe(48, 256, "pca", None)
 
 
 def test_memories_without_token_ids_are_not_predicted() -> None:
     """Nothing to predict from."""
     (recipe,) = choose_recipes(
-        "auto", dim=384, num_vectors=131_072, family="bert", num_tokens=10**9
+        "auto", dim=384, num_vectors=131_072, is_post_norm=True, num_tokens=10**9
     )
     assert recipe.predictor is None
 
 
 def test_an_encoder_of_another_kind_is_measured() -> None:
     """T5's memories come from a stream that is not normalized: no default is carried over."""
-    recipes = choose_recipes("auto", **MINILM, family="t5", num_tokens=10**8)
+    recipes = choose_recipes("auto", **MINILM, is_post_norm=False, num_tokens=10**8)
     assert [(recipe.rotation, recipe.predictor) for recipe in recipes] == [
         (None, None),
         ("pca", None),
@@ -45,7 +45,7 @@ def test_an_encoder_of_another_kind_is_measured() -> None:
 
 def test_the_plain_layout_of_the_paper_has_a_name() -> None:
     """Sixteen dimensions a subspace, 65,536 centroids, no stages."""
-    (recipe,) = choose_recipes("memory-vq", dim=4096, num_vectors=3_000_000, family="t5")
+    (recipe,) = choose_recipes("memory-vq", dim=4096, num_vectors=3_000_000, is_post_norm=False)
     assert recipe == Recipe(256, 65_536, None, None)
 
 

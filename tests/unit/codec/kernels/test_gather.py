@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from memstore.codec.buffers import aligned_empty
 from memstore.codec.kernels import gather as kernels
 from memstore.codec.kernels import reference
 
@@ -41,7 +42,7 @@ def random_codes(seed: int, num_rows: int, num_codes: int, size: int) -> np.ndar
 
 def poisoned(num_rows: int, dim: int, dtype: Any, offset: int = 0) -> np.ndarray:
     """Return an array full of ones, `offset` bytes after the start of a cache line."""
-    buffer = kernels.empty((num_rows * dim * np.dtype(dtype).itemsize + 64,), np.uint8)
+    buffer = aligned_empty((num_rows * dim * np.dtype(dtype).itemsize + 64,), np.uint8)
     buffer[:] = 0xFF
     end = offset + num_rows * dim * np.dtype(dtype).itemsize
     array: np.ndarray = buffer[offset:end].view(dtype).reshape(num_rows, dim)
@@ -270,19 +271,6 @@ def test_gather_sum_reports_negative_rows_and_an_empty_table(path: str) -> None:
     row_table = np.zeros((9, 48), BFLOAT16)
     assert kernels.gather_sum(codes, table, out, rows=rows, row_table=row_table) == 2
     assert kernels.gather_sum(codes, table, out, rows=rows, row_table=row_table[:0]) == 0
-
-
-def test_prepare_copies_to_the_start_of_a_cache_line() -> None:
-    """The copy equals the table, and none of its centroids lies across two lines."""
-    table = poisoned(6 * 10, 32, BFLOAT16, offset=6).reshape(6, 10, 32)
-    table[...] = gaussian(1, 6, 10, 32)
-
-    copy = kernels.prepare(table)
-
-    assert_same_bits(copy, table)
-    assert not np.shares_memory(copy, table)
-    assert copy.ctypes.data % 64 == 0
-    assert copy.flags.c_contiguous
 
 
 @pytest.fixture
