@@ -15,6 +15,7 @@ from benchmarks.codec.parts import CEILING, Bar, Part, Subject, least, time_each
 from benchmarks.codec.sizes import Sizes
 from benchmarks.harness import Cell, Figure, Table, Timings, check, quotient, rate
 from memstore.codec import ProductCodec
+from memstore.codec.buffers import aligned_empty
 from memstore.codec.interchange import codes_to_faiss
 from memstore.codec.kernels import reference
 
@@ -22,7 +23,8 @@ PLOTTED = 4_096  # tokens in a call
 _OURS = "ours, bfloat16"
 _WIDE = "ours, float32"
 _FAISS = "faiss decode, float32"
-_TOKENS_A_CALL = 4_096  # at least: what one call leaves in the caches must not decide the next
+# At least: neither what the last call left in the caches may decide, nor how a paused core wakes.
+_TOKENS_A_CALL = 16_384
 _CHECKED_ROWS = 32
 
 
@@ -58,8 +60,10 @@ class Decoder:
 
 
 def make_buffer(num_tokens: int, dim: int) -> np.ndarray:
-    """Return bytes for as many float32 vectors, written to."""
-    return np.ones(4 * num_tokens * dim, np.uint8)
+    """Return bytes for as many float32 vectors, on a cache line and written to."""
+    buffer = aligned_empty((4 * num_tokens * dim,), np.uint8)
+    buffer[:] = 1
+    return buffer
 
 
 def plain(codec: ProductCodec, records: Mapping[str, np.ndarray], sizes: Sizes) -> Part:

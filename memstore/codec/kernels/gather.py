@@ -4,7 +4,8 @@ A codebook of 65,536 centroids a subspace is far larger than the caches, and tha
 keeps the page addresses of; so a gather waits for memory and for page tables. What helps:
 
 - centroids are asked for long before they are copied;
-- a block of rows passes a group of subspaces before the next does, so the group's pages stay known;
+- work is cut into tiles, a block of rows by a group of subspaces, so the group's pages stay known;
+  threads share the tiles, and so one row's groups too: cutting rows finer would lose the pages;
 - an output larger than the caches is written past them;
 - no centroid lies across two cache lines, if the table starts on one (see `buffers`).
 
@@ -27,11 +28,12 @@ from memstore.codec.buffers import LINE_BYTES, aligned_empty
 from memstore.codec.kernels.compiler import compiled, read_only
 from memstore.codec.kernels.threads import run_chunks
 
-_BLOCK = 1024  # rows that pass a group of subspaces before the next group is begun
-_GROUP_BYTES = 16 << 20  # of a group's tables
+_BLOCK = 1024  # rows of a tile
+_SMALL_BLOCK = 128  # rows of a tile whose tables are in the caches
+_GROUP_BYTES = 16 << 20  # of a tile's tables
 _AHEAD = 128  # centroids between asking and copying: more than are on their way at once
 _CACHED_BYTES = 4 << 20  # about an L2 cache: no asking for smaller tables, smaller outputs stay
-_MIN_CHUNK_BYTES = 1 << 18  # of output: less is not worth waking another thread for
+_MIN_CHUNK_BYTES = 1 << 19  # of output: less is not worth waking another thread for
 _CAST_ROWS = 256  # float32 rows that NumPy casts to float16 at a time
 
 _LANES = 16  # values in a register
@@ -116,7 +118,9 @@ def _run(
     num_subspaces, codebook_size, width = table.shape
     group = min(num_subspaces, max(1, _GROUP_BYTES // max(table[0].nbytes, 1)))
     table_bytes = table.nbytes + (0 if row_table is None else row_table.nbytes)
-    ahead = max(1, _AHEAD // group) if table_bytes > _CACHED_BYTES else 0
+    is_large = table_bytes > _CACHED_BYTES
+    ahead = max(1, _AHEAD // group) if is_large else 0
+    block = _BLOCK if is_large else _SMALL_BLOCK
     is_aligned = out.ctypes.data % _STREAM_ALIGNMENT == 0
     # None is a type of its own: the kernel is compiled without the branch.
     streams = True if out.nbytes >= _CACHED_BYTES and is_aligned else None
@@ -124,28 +128,27 @@ def _run(
     source = _as_table(table, width)
     row_source = None if row_table is None else _as_table(row_table, width)
     rows = None if rows is None else read_only(rows)
-
     addend_source = None if addend is None else _as_table(addend, width)
     addend_rows = None if addend_rows is None else read_only(addend_rows)
 
-    def put_chunk(start: int, stop: int) -> int:
-        return _put_rows(
+    def put_tiles(start: int, stop: int) -> int:
+        return _put_tiles(
             codes, source, target, rows, row_source, addend_rows, addend_source,
-            start, stop, group, ahead, streams,
+            start, stop, block, group, ahead, streams,
         )  # fmt: skip
 
-    bad_rows = run_chunks(
-        put_chunk, len(out), min_items=1 + _MIN_CHUNK_BYTES // max(out[:1].nbytes, 1)
-    )
+    num_tiles = -(-len(out) // block) * -(-num_subspaces // group)
+    tile_bytes = max(1, out.nbytes // max(num_tiles, 1))
+    bad_rows = run_chunks(put_tiles, num_tiles, min_items=1 + _MIN_CHUNK_BYTES // tile_bytes)
     bad_row = min((row for row in bad_rows if row >= 0), default=-1)
     if bad_row < 0:
         return -1
-    block = slice(max(0, bad_row + 1 - _BLOCK), bad_row + 1)  # what is before it has been passed
-    is_bad = (codes[block, :num_subspaces] >= codebook_size).any(axis=1)
+    passed = slice(bad_row // block * block, bad_row + 1)  # blocks before it hold none
+    is_bad = (codes[passed, :num_subspaces] >= codebook_size).any(axis=1)
     for chosen, source in ((rows, row_table), (addend_rows, addend)):
         if chosen is not None and source is not None:
-            is_bad |= (chosen[block] < 0) | (chosen[block] >= len(source))
-    return block.start + int(is_bad.argmax()) if is_bad.any() else bad_row
+            is_bad |= (chosen[passed] < 0) | (chosen[passed] >= len(source))
+    return passed.start + int(is_bad.argmax()) if is_bad.any() else bad_row
 
 
 def _as_records(array: np.ndarray, width: int) -> np.ndarray:
@@ -341,41 +344,45 @@ put_past_caches = intrinsic(_put(streams=True))
 
 
 @compiled
-def _put_rows(
+def _put_tiles(
     codes: np.ndarray, table: np.ndarray, out: np.ndarray,
     rows: Any, row_table: Any, addend_rows: Any, addend: Any,
-    start: int, stop: int, group: int, ahead: int, streams: Any,
+    start: int, stop: int, block: int, group: int, ahead: int, streams: Any,
 ) -> int:  # fmt: skip
-    """Fill rows [start, stop) of `out`; return -1, or a bad row of the first block that has any."""
+    """Fill tiles [start, stop), block after block; return -1, or a bad row of the first bad block.
+
+    Tile i is group `i % num_groups` of block `i // num_groups`.
+    """
     num_subspaces, _ = table.shape
+    num_rows, num_groups = len(out), -(-num_subspaces // group)
     row_at, later_row_at = 0, 0
-    for first in range(start, stop, _BLOCK):
-        last = min(first + _BLOCK, stop)
-        for left in range(0, num_subspaces, group):
-            right = min(left + group, num_subspaces)
-            for n in range(first, last):
-                later, shift = n + ahead, 0
-                if later >= last and right + group <= num_subspaces:  # the next group's first rows
-                    later, shift = min(later - last + first, last - 1), group
-                elif later >= last:  # the next block's
-                    later, shift = min(later, stop - 1), -left
-                if rows is not None:
-                    row = np.int64(rows[n])
-                    if row < 0 or row >= len(row_table):
-                        return n
-                    row_at = row * num_subspaces
-                    later_row_at = np.int64(rows[later]) * num_subspaces + shift
-                addend_at = n * num_subspaces
-                if addend_rows is not None:
-                    row = np.int64(addend_rows[n])
-                    if row < 0 or row >= len(addend):
-                        return n
-                    addend_at = row * num_subspaces
-                if not _put_segment(
-                    codes, n, table, out, row_table, row_at, addend, addend_at, left, right,
-                    ahead, later, shift, later_row_at, streams,
-                ):  # fmt: skip
+    for tile in range(start, stop):
+        first, left = tile // num_groups * block, tile % num_groups * group
+        last, right = min(first + block, num_rows), min(left + group, num_subspaces)
+        following = min(tile + 1, stop - 1)
+        next_first = following // num_groups * block
+        next_shift = min(following % num_groups * group - left, num_subspaces - right)
+        for n in range(first, last):
+            later, shift = n + ahead, 0
+            if later >= last:
+                later, shift = min(later - last + next_first, num_rows - 1), next_shift
+            if rows is not None:
+                row = np.int64(rows[n])
+                if row < 0 or row >= len(row_table):
                     return n
+                row_at = row * num_subspaces
+                later_row_at = np.int64(rows[later]) * num_subspaces + shift
+            addend_at = n * num_subspaces
+            if addend_rows is not None:
+                row = np.int64(addend_rows[n])
+                if row < 0 or row >= len(addend):
+                    return n
+                addend_at = row * num_subspaces
+            if not _put_segment(
+                codes, n, table, out, row_table, row_at, addend, addend_at, left, right,
+                ahead, later, shift, later_row_at, streams,
+            ):  # fmt: skip
+                return n
     if streams is not None:
         fence()
     return -1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import threading
 
 import pytest
@@ -52,6 +53,41 @@ def test_an_error_in_a_chunk_reaches_the_caller() -> None:
 
     with pytest.raises(ValueError, match=r"\d\.\.\d"):
         threads.run_chunks(fail, 4, min_items=1)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinities")
+def test_helpers_leave_the_core_of_the_caller_and_the_caller_where_it_may_run() -> None:
+    """Two threads on one core take as long as one."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one core")
+
+    threads.run_chunks(lambda start, stop: stop - start, 100, min_items=1)
+
+    helpers = [thread for thread in threading.enumerate() if thread.name.startswith("memstore-")]
+    assert helpers
+    for helper in helpers:
+        assert len(os.sched_getaffinity(helper.native_id or -1) & allowed) == len(allowed) - 1
+    assert os.sched_getaffinity(0) == allowed
+
+
+def test_many_callers_at_once_each_get_their_own_results() -> None:
+    """A server decodes from several threads."""
+    sums: list[int] = []
+
+    def call(count: int) -> None:
+        sums.extend(
+            sum(threads.run_chunks(lambda start, stop: stop - start, count, min_items=1)) - count
+            for _ in range(50)
+        )
+
+    callers = [threading.Thread(target=call, args=(count,)) for count in range(10, 18)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+
+    assert sums == [0] * 400
 
 
 def _sum_in_child() -> None:
