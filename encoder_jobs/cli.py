@@ -75,6 +75,12 @@ def encode(
     codec_sample_tokens: Annotated[
         int, typer.Option(help="Memories to train a new codec on.")
     ] = 131_072,
+    codec_search: Annotated[
+        str,
+        typer.Option(
+            help="'exact', or 'fast': at most 1 % more error, sooner with a large codebook."
+        ),
+    ] = "exact",
     layout: LayoutOption = "auto",
     id_field: IdFieldOption = None,
     text_field: TextFieldOption = None,
@@ -112,6 +118,7 @@ def encode(
         template=template,
         codec=codec,
         codec_sample_tokens=codec_sample_tokens,
+        codec_search=codec_search,
         layout=layout,
         id_field=id_field,
         text_field=text_field,

@@ -24,6 +24,8 @@ class EncodeOptions:
         codec: `"auto"` (the collection's, or one trained on a sample), a codec's id in the
             collection, or a codec's folder.
         codec_sample_tokens: memories that a new codec is trained on.
+        codec_search: `"exact"`, or `"fast"`: at most 1 % more squared error, in a fraction of the
+            time where a codebook has tens of thousands of centroids (`ProductCodec.encode`).
         partition_bytes: text in one partition, which becomes one shard: what a crash can lose.
         max_bad_fraction: a corpus with a larger share of unreadable records is refused.
     """
@@ -33,6 +35,7 @@ class EncodeOptions:
     encoder: EncoderOptions = field(default_factory=EncoderOptions)
     codec: str = "auto"
     codec_sample_tokens: int = DEFAULT_CODEC_SAMPLE_TOKENS
+    codec_search: str = "exact"
     layout: str = "auto"
     id_field: str | None = None
     text_field: str | None = None
@@ -43,6 +46,8 @@ class EncodeOptions:
     def __post_init__(self) -> None:
         if self.mode not in WRITE_MODES:
             raise ConfigError(f"mode {self.mode!r}; wanted one of {', '.join(WRITE_MODES)}")
+        if self.codec_search not in ("exact", "fast"):
+            raise ConfigError(f"codec_search {self.codec_search!r}; wanted 'exact' or 'fast'")
         if self.partition_bytes < 1 or self.codec_sample_tokens < 1:
             raise ConfigError("partition_bytes and codec_sample_tokens must be at least 1")
 

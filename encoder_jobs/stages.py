@@ -133,7 +133,11 @@ def cached_encoder(options: EncoderOptions, encoder_id: str) -> MemoryEncoder:
 
 
 def encode_passages(
-    encoder: MemoryEncoder, codec: ProductCodec, passages: Sequence[TokenizedPassage]
+    encoder: MemoryEncoder,
+    codec: ProductCodec,
+    passages: Sequence[TokenizedPassage],
+    *,
+    search: str = "exact",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the passages' records and retrieval vectors, in their order.
 
@@ -148,7 +152,7 @@ def encode_passages(
     embeddings = np.empty((len(passages), encoder.identity.embedding_dim), dtype=np.float32)
     for batch in encoder.encode(passages):
         token_ids = np.concatenate([passages[row].token_ids for row in batch.rows])
-        codes = codec.encode(batch.memories, token_ids, batch.offsets)
+        codes = codec.encode(batch.memories, token_ids, batch.offsets, search=search)
         for i, row in enumerate(batch.rows):
             records[offsets[row] : offsets[row + 1]] = codes[
                 batch.offsets[i] : batch.offsets[i + 1]
@@ -172,6 +176,7 @@ class PartitionEncoder:
             raise AssertionError("a job is pinned before its partitions are encoded")
         self._collection = self._job.collection
         self._metadata_columns = spec.metadata_columns
+        self._search = spec.options.codec_search
         self._encoder = cached_encoder(place.encoder, spec.encoder_id)
         self._codec = load_codec(self._collection, pins.codec_id)
         self._dictionary = self._collection.dictionary(pins.dictionary)
@@ -186,7 +191,9 @@ class PartitionEncoder:
         return self._job.put_receipt(receipt)
 
     def _store(self, partition: TokenizedPartition) -> ShardEntry:
-        records, embeddings = encode_passages(self._encoder, self._codec, partition.passages)
+        records, embeddings = encode_passages(
+            self._encoder, self._codec, partition.passages, search=self._search
+        )
         content = ShardContent(
             passages=[tokenized.passage for tokenized in partition.passages],
             embeddings=embeddings,

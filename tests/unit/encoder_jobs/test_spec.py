@@ -117,6 +117,12 @@ def test_sizes_below_one_are_refused(name: str, number: Any) -> None:
         EncodeOptions(**{name: number})
 
 
+def test_an_unknown_search_is_refused() -> None:
+    """Before anything is encoded."""
+    with pytest.raises(ConfigError, match="'exact' or 'fast'"):
+        EncodeOptions(codec_search="rough")
+
+
 def test_an_unknown_mode_is_refused() -> None:
     """The message lists those that there are."""
     with pytest.raises(ConfigError, match="append, upsert, replace"):

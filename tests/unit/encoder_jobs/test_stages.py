@@ -125,6 +125,23 @@ def test_codes_stand_in_the_order_of_the_passages(encoder_options: EncoderOption
     assert start == len(records)
 
 
+def test_the_search_that_was_chosen_is_used(encoder_options: EncoderOptions) -> None:
+    """With a codebook so large that the fast search misses some nearest centroids."""
+    encoder = cached_encoder(encoder_options, read_identity(encoder_options).id)
+    (passage,) = cached_splitter(encoder_options).split(Document("d", "two words and more"))
+    (alone,) = encoder.encode([passage])
+    codebook = np.random.default_rng(0).standard_normal((2, 16_384, 16)).astype(np.float32)
+    codec = ProductCodec(codebook)
+
+    found = {
+        search: encode_passages(encoder, codec, [passage], search=search)[0]
+        for search in ("exact", "fast")
+    }
+
+    for search, records in found.items():
+        np.testing.assert_array_equal(records, codec.encode(alone.memories, search=search))
+
+
 def test_an_encoder_that_is_not_the_jobs_is_refused(tmp_path: Path) -> None:
     """A machine whose checkpoint differs makes no shard."""
     options = EncoderOptions(source=str(save_encoder(tmp_path / "encoder", seed=3)))
