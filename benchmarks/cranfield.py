@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,18 @@ from ir_measures import R, nDCG
 
 from benchmarks.harness import Cell, Context, Outcome, Table, check
 from benchmarks.serving import MEMSTORE, folder_bytes, serve
-from benchmarks.trec import Ranking, TestCollection, read_cranfield, write_run
+from benchmarks.trec import TestCollection, read_cranfield
 from encoder_jobs.stages import use_all_cores
 from memstore import Client, open_store
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
+from memstore.evaluation import Ranking, write_run
+from memstore.evaluation.files import in_order
+from memstore.evaluation.retrieval import best_scores
 from memstore.types import QuestionEncoder, TokenizedPassage
 
 _MEASURES = (nDCG @ 10, R @ 100)
 _TOP_K = 1_000  # passages; enough for 100 documents, each of which has a few
+_IN_FILE = 100  # documents of a query in a run file
 _RERANKED = 100  # passages a query
 _SAMPLED_PASSAGES = 200
 _SERVICE, _EXACT = "memstore", "exact-float32"
@@ -40,7 +44,7 @@ class _Uncompressed:
     def scores(self, query: str) -> dict[str, float]:
         """Return every document's score: that of its best passage."""
         products = self.embeddings @ self.encoder.embed([query])[0]
-        return _best(
+        return best_scores(
             (each.passage.document_id, float(score))
             for each, score in zip(self.passages, products, strict=True)
         )
@@ -64,7 +68,7 @@ def run(context: Context) -> Outcome:
     )
     with serve(store) as served, Client(served.address, cache_dir=context.work / "c") as client:
         ranking = {
-            query: _best(
+            query: best_scores(
                 (hit.document_id, hit.score) for hit in client.search(text, top_k=_TOP_K).hits
             )
             for query, text in collection.queries.items()
@@ -73,7 +77,11 @@ def run(context: Context) -> Outcome:
         reranked = _rerank_table(collection, client, exact)
     truth = {query: exact.scores(text) for query, text in collection.queries.items()}
     for name, scores in ((_SERVICE, ranking), (_EXACT, truth)):
-        write_run(context.files / f"cranfield.{name}.run", scores, name)
+        first = {
+            query: {each: found[each] for each in in_order(found)[:_IN_FILE]}
+            for query, found in scores.items()
+        }
+        write_run(context.files / f"cranfield.{name}.run", first, name=name)
     return Outcome(
         gates=gates,
         settings={
@@ -133,13 +141,6 @@ def _judges_known(collection: TestCollection) -> bool:
     )
 
 
-def _best(scored: Iterable[tuple[str, float]]) -> dict[str, float]:
-    best: dict[str, float] = {}
-    for document, score in scored:
-        best[document] = max(score, best.get(document, score))
-    return best
-
-
 def _ranking_table(collection: TestCollection, ranking: Ranking, truth: Ranking) -> Table:
     qrels = {query: dict.fromkeys(found, 1) for query, found in collection.relevant.items()}
     rows: list[tuple[Cell, ...]] = []
@@ -163,7 +164,7 @@ def _overlap(ranking: Ranking, truth: Ranking) -> float:
 
 
 def _first(scores: Mapping[str, float]) -> set[str]:
-    return set(sorted(scores, key=lambda document: (-scores[document], document))[:10])
+    return set(in_order(scores)[:10])
 
 
 def _rerank_table(collection: TestCollection, client: Client, exact: _Uncompressed) -> Table:
@@ -185,7 +186,7 @@ def _rerank_table(collection: TestCollection, client: Client, exact: _Uncompress
             "mean of both, float32": {row: (retrieval[row] + truth[row]) / 2 for row in truth},
             "mean of both, on codes (`rerank`)": means,
         }.items():
-            ranked = _best((owners[row], score) for row, score in scores.items())
+            ranked = best_scores((owners[row], score) for row, score in scores.items())
             rankings.setdefault(name, {})[query] = ranked
     qrels = {query: dict.fromkeys(found, 1) for query, found in collection.relevant.items()}
     rows: list[tuple[Cell, ...]] = []

@@ -1,4 +1,4 @@
-"""The Cranfield collection in TREC's XML, as a BEIR folder; and rankings as TREC run files.
+"""The Cranfield collection in TREC's XML, as a BEIR folder.
 
 The queries' own numbers have gaps; the judgements count them from 1 in the order of the file
 instead, and so does everything here. A judgement above 0 means relevant, anything else does not.
@@ -7,18 +7,15 @@ instead, and so does everything here. A judgement above 0 means relevant, anythi
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import DataMissingError
+from memstore.evaluation import read_qrels, read_queries
+from memstore.evaluation.files import elements, read_text, tag_text
 from memstore.types import Document
 
 _FILES = ("cran.all.1400.xml", "cran.qry.xml", "cranqrel.trec.txt")
-
-Ranking = Mapping[str, Mapping[str, float]]
-"""Query id → document id → score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +54,14 @@ def read_cranfield(data: Path | None) -> TestCollection:
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if missing:
         raise DataMissingError(f"{folder} has no {', '.join(missing)}")
-    corpus, topics, judgements = ((folder / name).read_text(encoding="utf-8") for name in _FILES)
+    corpus, topics, judgements = (folder / name for name in _FILES)
     documents = [
-        Document(_tag(each, "docno"), _tag(each, "text"), _tag(each, "title"))
-        for each in _elements(corpus, "doc")
+        Document(tag_text(each, "docno"), tag_text(each, "text"), tag_text(each, "title"))
+        for _, each in elements(read_text(corpus), "doc")
     ]
-    texts = (_tag(each, "title") for each in _elements(topics, "top"))
-    queries = {str(number): text for number, text in enumerate(texts, 1)}
-    relevant: dict[str, set[str]] = {}
-    for line in judgements.splitlines():
-        query, _, document, judgement = line.split()
-        if int(judgement) > 0:
-            relevant.setdefault(query, set()).add(document)
-    return TestCollection(documents, queries, relevant)
-
-
-def write_run(path: Path, ranking: Ranking, name: str) -> None:
-    """Write the first 100 documents of each query in TREC's six columns."""
-    with path.open("w", encoding="utf-8") as file:
-        for query, scores in ranking.items():
-            best = sorted(scores, key=lambda document: (-scores[document], document))[:100]
-            file.writelines(
-                f"{query} Q0 {document} {rank} {scores[document]:.6f} {name}\n"
-                for rank, document in enumerate(best, 1)
-            )
-
-
-# The corpus has no root element and no entities: it is cut by its tags, not parsed as XML.
-def _elements(text: str, name: str) -> Iterator[str]:
-    return (match[1] for match in re.finditer(f"<{name}>(.*?)</{name}>", text, re.DOTALL))
-
-
-def _tag(element: str, name: str) -> str:
-    return " ".join(next(_elements(element, name), "").split())
+    relevant = {
+        query: {document for document, relevance in judged.items() if relevance > 0}
+        for query, judged in read_qrels(judgements).items()
+    }
+    relevant = {query: found for query, found in relevant.items() if found}
+    return TestCollection(documents, read_queries(topics, by_position=True), relevant)

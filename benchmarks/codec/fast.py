@@ -51,7 +51,7 @@ def fast(material: Material, sizes: Sizes) -> Part:
     return Part(
         gates=gates,
         tables=[Table(title=f"Fast encode, {material.data}", columns=columns, rows=rows)],
-        targets={"graph": {material.data: quotient(seconds[first], seconds[longest])}},
+        targets={"graph": {material.data: quotient(seconds[equal], seconds[longest])}},
         bars=[
             Bar("encode", name, material.data, rate(seconds[name], 1, ""))
             for name in (longest, first)

@@ -30,7 +30,7 @@ TARGETS = {
     "compute_codes": Target("exact encode, times faiss compute_codes, smallest batch", 15, 40),
     "flat": Target("exact encode, times a flat index a subspace, worst batch", 1, 1.5),
     "sgemm": Target("exact encode, rate over sgemm's, worst batch", 0.6, 1),
-    "graph": Target("fast encode, times faiss HNSW of efSearch 8, largest batch", 2, 5),
+    "graph": Target("fast encode, times faiss HNSW of as little loss, largest batch", 2, 5),
     "decode": Target("decode to bfloat16, times faiss decode, worst batch", 4, 8),
     "stages": Target("decode, token predictor and folded rotation over none, worst", 0.5, 0.8),
     "training": Target("training of one subspace, times faiss Kmeans", 2, 8),

@@ -5,10 +5,9 @@ seed so far, but within one of about sqrt(K) cells at a time: N sqrt(K) distance
 Points are assigned by exhaustive search up to 1,024 clusters and by probing above. Means move half
 as far again as Lloyd's, which takes fewer iterations.
 
-With few points a cluster, a mean follows the accidents of the sample: at 15 points, error on other
-points is a fifth above that on the sample. So a point is assigned as if it lay a little aside, at
-random: a mean then takes in points of its neighbours too. That is worth 1.5 % of the error on other
-points at 15 points a cluster, 0.7 % at 39, and fades out beyond.
+With few points a cluster, a mean follows the accidents of the sample, and the error on other points
+is well above that on the sample. So a point is assigned as if it lay a little aside, at random: a
+mean then takes in points of its neighbours too. What that is worth fades out as points become many.
 
 Does not: weight points, or depend on the number of threads: the same seed and points give the same
 centroids on the same machine.

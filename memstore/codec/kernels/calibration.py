@@ -2,9 +2,8 @@
 
 Centroids stand for the points that they were trained on: some of them are searched for among all
 others, and the loss is read off for every number of tiles. The aim is 0.7 %, and one tile more is
-taken, for what the estimate errs: held-out points then lost 1 % or less in all that was tried:
-Gaussian and correlated points of 4 to 16 dimensions and four subspaces of MiniLM's layer 4, with
-4,096 to 65,536 centroids. It asks for 5 to 71 tiles there, up to half as many again as are needed.
+taken, for what the estimate errs: held-out points then lost 1 % or less in all that was tried,
+Gaussian and correlated points of 4 to 16 dimensions and subspaces of MiniLM's layer 4.
 """
 
 from __future__ import annotations

@@ -6,16 +6,9 @@ best, the probes. Scores are sums of 16-bit products: vectors and centroids are 
 steps, some 14,000 over the range of a subspace's centroids, which is finer than bfloat16 there, and
 takes half the memory traffic of float32 and, where the CPU has VNNI, a quarter of the instructions.
 
-Loss: by how much the mean squared error on held-out points exceeds that of exhaustive search, of
-65,536 centroids 16 wide, trained on a million points; of two subspaces of MiniLM's layer 4, the
-worse:
-
-    probes             8     16     24     32     40     48     64
-    Gaussian        7.4 %  3.7 %  2.3 %  1.5 %  1.0 %  0.8 %  0.4 %
-    AR(1), 0.8      1.2 %  0.3 %  0.1 %    0      0      0      0
-    MiniLM          2.7 %  1.0 %  0.5 %  0.3 %  0.2 %  0.1 %    0
-
-How many probes a subspace needs for a loss of 1 % follows from its centroids (see `calibration`).
+Loss: by how much the mean squared error on held-out points exceeds that of exhaustive search. How
+many probes a subspace needs for a loss of 1 % follows from its centroids (see `calibration`): few
+where its dimensions are correlated, dozens of a thousand where they are independent.
 
 Differs: an inverted file (Jégou et al. 2011) has lists of unequal length; tiles are of one size, so
 that a scan is a fixed number of instructions without a branch.
@@ -44,7 +37,7 @@ from memstore.codec.kernels.lanes import (
 )
 from memstore.codec.kernels.threads import run_chunks
 
-_ROUNDS = 40  # of settling, 5 ms each; twice as many save a twentieth of the probes
+_ROUNDS = 40  # of settling; twice as many save next to no probes
 _SPAN = 512 * TOKENS  # vectors that share a subspace's tiles before the next subspace's are read
 _TOPS = 4 * TILE
 

@@ -128,7 +128,8 @@ def test_codes_stand_in_the_order_of_the_passages(encoder_options: EncoderOption
 def test_the_search_that_was_chosen_is_used(encoder_options: EncoderOptions) -> None:
     """With a codebook so large that the fast search misses some nearest centroids."""
     encoder = cached_encoder(encoder_options, read_identity(encoder_options).id)
-    (passage,) = cached_splitter(encoder_options).split(Document("d", "two words and more"))
+    text = " ".join(record["text"] for record in make_records(12))
+    passage = cached_splitter(encoder_options).split(Document("d", text))[0]
     (alone,) = encoder.encode([passage])
     codebook = np.random.default_rng(0).standard_normal((2, 16_384, 16)).astype(np.float32)
     codec = ProductCodec(codebook)
@@ -140,6 +141,7 @@ def test_the_search_that_was_chosen_is_used(encoder_options: EncoderOptions) -> 
 
     for search, records in found.items():
         np.testing.assert_array_equal(records, codec.encode(alone.memories, search=search))
+    assert (found["exact"] != found["fast"]).any()
 
 
 def test_an_encoder_that_is_not_the_jobs_is_refused(tmp_path: Path) -> None:
