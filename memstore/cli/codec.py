@@ -60,7 +60,7 @@ def compare(
     held_out: Annotated[
         float, typer.Option(help="Share of the vectors, of whole documents, to measure on.")
     ] = 0.1,
-    seeds: Annotated[int, typer.Option(help="Times that all is done, on other documents.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Times that all is done, on other documents.")] = 1,
     families: Annotated[
         str, typer.Option(help="Families by name, such as 'pq,pca'; empty: all.")
     ] = "",

@@ -110,7 +110,7 @@ def compare(
     families: Sequence[str] | None = None,
     rates: Sequence[int] | None = None,
     held_out: float = 0.1,
-    num_seeds: int = 3,
+    num_seeds: int = 1,
     progress: Callable[[Step], None] | None = None,
 ) -> Comparison:
     """Train and measure families of quantizers on a sample.
