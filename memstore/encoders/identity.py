@@ -73,7 +73,7 @@ def plan_encoder(options: EncoderOptions) -> EncoderPlan:
             f"{max_tokens}, the positions of {options.source!r}",
             option="window_tokens",
         )
-    num_frozen_layers = _num_frozen_layers(options.live_share, checkpoint.num_layers)
+    num_frozen_layers = count_frozen_layers(options.live_share, checkpoint.num_layers)
     retriever = checkpoint
     if options.retriever not in ("", options.source):
         retriever = open_checkpoint(options.retriever)
@@ -90,7 +90,12 @@ def read_identity(options: EncoderOptions) -> EncoderIdentity:
     return plan_encoder(options).identity
 
 
-def _num_frozen_layers(live_share: Fraction, num_layers: int) -> int:
+def count_frozen_layers(live_share: Fraction, num_layers: int) -> int:
+    """Return how many layers stay below the live ones.
+
+    Raises:
+        ConfigError: if the share is no whole number of layers.
+    """
     num_live = live_share * num_layers
     if num_live.denominator != 1:
         below = Fraction(int(num_live), num_layers)

@@ -140,7 +140,7 @@ def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     architecture = getattr(transformers, family.architecture)
     arguments = {"add_pooling_layer": False} if family.has_pooler else {}
     try:
-        with _quiet():
+        with quiet_transformers():
             model, report = architecture.from_pretrained(
                 checkpoint.folder,
                 dtype=dtype,
@@ -176,7 +176,7 @@ def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Hold transformers' bars and reports while it loads: what matters is raised as an error."""
     log = transformers.utils.logging
     verbosity, shows_bars = log.get_verbosity(), log.is_progress_bar_enabled()
