@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from memstore import __version__
-from memstore.cli import codec, collection, query
+from memstore.cli import codec, collection, evaluate, query
 from memstore.errors import MemstoreError
 
 _INTERRUPTED = 130
@@ -46,6 +46,7 @@ def build_app() -> typer.Typer:
     query.register(app)
     collection.register(app)
     codec.register(app)
+    evaluate.register(app)
     for point in sorted(entry_points(group="memstore.commands"), key=lambda point: point.name):
         point.load()(app)
     return app

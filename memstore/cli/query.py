@@ -67,7 +67,7 @@ def query(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Find the best passages for a question, with their memories."""
-    source = _source(store, server, token_file)
+    source = open_source(store, server, token_file)
     result = source.query(
         question,
         top_k=top_k,
@@ -101,7 +101,7 @@ def fetch(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Get passages and their memories by id."""
-    source = _source(store, server, token_file)
+    source = open_source(store, server, token_file)
     result = source.fetch(passage_ids, collection=collection, version=version)
     pairs = list(zip(result.passages, result.memories, strict=True))
     if output is Output.JSON:
@@ -117,7 +117,8 @@ def fetch(
         _print_passage(passage, memory, "")
 
 
-def _source(store: str | None, server: str | None, token_file: Path | None) -> Store | Client:
+def open_source(store: str | None, server: str | None, token_file: Path | None) -> Store | Client:
+    """Open what `--store` or `--server` names; `ConfigError` unless it is one of the two."""
     if (store is None) == (server is None):
         raise ConfigError("give one of --store DIR and --server HOST:PORT")
     if server is not None:

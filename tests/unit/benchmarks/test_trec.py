@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness import DataMissingError
-from benchmarks.trec import read_cranfield, write_run
+from benchmarks.trec import read_cranfield
 
 _CORPUS = """<doc>
 <docno>1</docno>
@@ -62,11 +62,3 @@ def test_a_missing_collection_is_said_to_be_missing(tmp_path: Path) -> None:
         read_cranfield(tmp_path)
     with pytest.raises(DataMissingError, match="--data"):
         read_cranfield(None)
-
-
-def test_a_run_ranks_by_falling_score(tmp_path: Path) -> None:
-    """In the six columns that trec_eval reads."""
-    write_run(tmp_path / "x.run", {"7": {"a": 0.25, "b": 0.5}}, "mine")
-
-    lines = (tmp_path / "x.run").read_text(encoding="utf-8").splitlines()
-    assert lines == ["7 Q0 b 1 0.500000 mine", "7 Q0 a 2 0.250000 mine"]
