@@ -35,7 +35,7 @@ def t5_config(*, is_gated: bool = False, **changes: Any) -> transformers.T5Confi
         "num_decoder_layers": 4,
         "num_heads": 2,
         "decoder_start_token_id": 0,
-        "relative_attention_max_distance": 16,
+        "relative_attention_max_distance": 64,
     }
     variant = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False} if is_gated else {}
     return transformers.T5Config(**{**shape, **variant, **changes})

@@ -27,8 +27,9 @@ from benchmarks.gpu.device import (
 from benchmarks.harness import Cell, Context, Outcome, Table, check
 from memstore.codec.kernels import reference
 from memstore.codec.kernels.gpu_assign import assign, half_norms
-from memstore.codec.kernels.gpu_gather import Prediction, gather
+from memstore.codec.kernels.gpu_gather import gather
 from memstore.codec.kernels.gpu_maxsim import max_similarity
+from memstore.codec.kernels.gpu_stages import Prediction
 from memstore.codec.kernels.gpu_training import kmeans_step
 
 _Shape = tuple[int, int, int]

@@ -27,7 +27,8 @@ from benchmarks.gpu.device import (
 from benchmarks.harness import Cell, Context, Outcome, Table, check, quotient, rate
 from memstore.codec import ProductCodec
 from memstore.codec.kernels.gpu import GpuCodec
-from memstore.codec.kernels.gpu_gather import Prediction, Tiling, gather
+from memstore.codec.kernels.gpu_gather import Tiling, gather
+from memstore.codec.kernels.gpu_stages import Prediction
 from memstore.codec.predictor import TokenPredictor
 from memstore.codec.rotation import Rotation
 

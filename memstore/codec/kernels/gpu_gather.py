@@ -20,6 +20,7 @@ from memstore.codec.kernels.gpu_compiler import (
     no_bad_row,
     on_device_of,
 )
+from memstore.codec.kernels.gpu_stages import Prediction
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +41,6 @@ class Tiling:
 
 
 _TILING = Tiling()
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What is added, in float32, to a record's centroids before the cast.
-
-    Attributes:
-        table: (V, D) bfloat16 or float32, what is expected of each token id.
-        token_ids: (N,) int32, below V.
-        addend: (N, D) float32, what is expected for other reasons, or None.
-    """
-
-    table: torch.Tensor
-    token_ids: torch.Tensor
-    addend: torch.Tensor | None = None
 
 
 def gather(

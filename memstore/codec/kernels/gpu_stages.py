@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from memstore.codec.kernels.gpu_gather import Prediction
 from memstore.codec.predictor import NEIGHBOURS, TokenPredictor
 from memstore.codec.rotation import Rotation
 
@@ -43,6 +42,21 @@ def float32_products(device: torch.device) -> Iterator[None]:
             yield
         finally:
             matmul.fp32_precision = before
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is added, in float32, to a record's centroids before the cast.
+
+    Attributes:
+        table: (V, D) bfloat16 or float32, what is expected of each token id.
+        token_ids: (N,) int32, below V.
+        addend: (N, D) float32, what is expected for other reasons, or None.
+    """
+
+    table: torch.Tensor
+    token_ids: torch.Tensor
+    addend: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

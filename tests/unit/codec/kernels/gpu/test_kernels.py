@@ -109,7 +109,7 @@ def test_a_prediction_is_added_before_the_cast(
     gpu: ModuleType, device: str, tensor: Any, dtype: str
 ) -> None:
     """In float32, the table first; the sum is rounded once."""
-    from memstore.codec.kernels.gpu_gather import Prediction
+    from memstore.codec.kernels.gpu_stages import Prediction
 
     if dtype == "bfloat16" and device == "cpu":
         pytest.skip("the interpreter does not round to bfloat16")
@@ -134,7 +134,7 @@ def test_a_token_id_beyond_the_table_is_refused(
     gpu: ModuleType, device: str, tensor: Any, token_id: int
 ) -> None:
     """It is not read, and the row is named."""
-    from memstore.codec.kernels.gpu_gather import Prediction
+    from memstore.codec.kernels.gpu_stages import Prediction
 
     codec = bfloat16_codec((4, 300, 4))
     token_ids = np.zeros(30, np.int32)
