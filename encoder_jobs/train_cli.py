@@ -1,0 +1,202 @@
+"""Adds `memstore train lumen` and `memstore train lumen-vq`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from encoder_jobs.cli_options import (
+    QuietOption,
+    RayOption,
+    StrideTokensOption,
+    TemplateOption,
+    WindowTokensOption,
+)
+from memstore.cli.render import Output, print_fields, print_json
+
+
+class Freeze(StrEnum):
+    """What `--freeze` takes."""
+
+    NONE = "none"
+    MEMORY_ENCODER = "memory-encoder"
+    ALL = "all"
+
+
+class Optimizer(StrEnum):
+    """What `--optimizer` takes."""
+
+    ADAFACTOR = "adafactor"
+    ADAMW = "adamw"
+
+
+class Precision(StrEnum):
+    """What `--precision` takes."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+_SourceArgument = Annotated[
+    str, typer.Argument(help="A LUMEN model or a T5: a folder or a Hugging Face id.")
+]
+_QuestionsArgument = Annotated[
+    Path,
+    typer.Argument(help="Questions, a JSON object a line: id, question, answers, and passages."),
+]
+_FolderOption = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
+_ValidationOption = Annotated[
+    Path | None, typer.Option(help="Held-out questions, as the questions; none: not scored.")
+]
+_StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="Where passages are found by id, or searched for."),
+]
+_CollectionOption = Annotated[str, typer.Option("--collection", help="Name of the collection.")]
+_TopKOption = Annotated[int, typer.Option(help="Passages of a question, at most.")]
+_LiveFractionOption = Annotated[
+    str | None,
+    typer.Option(help="Share of the layers that the reader runs; none: the model's own, or 1/3."),
+]
+_RetrieverOption = Annotated[
+    str, typer.Option(help="Another encoder for the retrieval vectors, as of memstore encode.")
+]
+_StepsOption = Annotated[int, typer.Option(help="Updates of the weights.")]
+_BatchSizeOption = Annotated[int, typer.Option(help="Questions in a step, over all workers.")]
+_MicroBatchOption = Annotated[
+    int, typer.Option(help="Questions that go through the model together: what memory allows.")
+]
+_LearningRateOption = Annotated[float, typer.Option(help="Constant.")]
+_OptimizerOption = Annotated[Optimizer, typer.Option(help="Neither has weight decay.")]
+_PrecisionOption = Annotated[
+    Precision, typer.Option(help="bfloat16 keeps float32 weights; auto: bfloat16 on a GPU.")
+]
+_SeedOption = Annotated[int, typer.Option(help="The same seed and input give the same weights.")]
+_ValidateEveryOption = Annotated[int, typer.Option(help="Steps between validations.")]
+_CheckpointEveryOption = Annotated[
+    int, typer.Option(help="Steps between checkpoints: what a crash can lose.")
+]
+_WorkersOption = Annotated[
+    int, typer.Option(help="Processes on Ray; 0: one a GPU, or one a machine.")
+]
+_ReportOption = Annotated[Output, typer.Option("--report", help="How to print the report.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(help="Train a reader and its encoder.", no_args_is_help=True)
+    group.command()(lumen)
+    group.command("lumen-vq")(lumen_vq)
+    app.add_typer(group, name="train")
+
+
+def lumen(
+    source: _SourceArgument,
+    questions: _QuestionsArgument,
+    output: _FolderOption,
+    validation: _ValidationOption = None,
+    store: _StoreOption = None,
+    collection: _CollectionOption = "default",
+    top_k: _TopKOption = 8,
+    live_fraction: _LiveFractionOption = None,
+    window_tokens: WindowTokensOption = 128,
+    stride_tokens: StrideTokensOption = 0,
+    template: TemplateOption = "{title} {text}",
+    retriever: _RetrieverOption = "",
+    steps: _StepsOption = 10_000,
+    batch_size: _BatchSizeOption = 64,
+    micro_batch: _MicroBatchOption = 8,
+    learning_rate: _LearningRateOption = 1e-4,
+    optimizer: _OptimizerOption = Optimizer.ADAFACTOR,
+    precision: _PrecisionOption = Precision.AUTO,
+    seed: _SeedOption = 0,
+    validate_every: _ValidateEveryOption = 500,
+    checkpoint_every: _CheckpointEveryOption = 500,
+    ray: RayOption = "none",
+    workers: _WorkersOption = 0,
+    quiet: QuietOption = False,
+    report: _ReportOption = Output.TABLE,
+) -> None:
+    """Fine-tune a reader on memories that are not compressed; its memory encoder stays frozen.
+
+    Killed at any point, the same command goes on after its last checkpoint.
+    """
+    _train(locals(), is_quantized=False)
+
+
+def lumen_vq(
+    source: _SourceArgument,
+    questions: _QuestionsArgument,
+    output: _FolderOption,
+    freeze: Annotated[
+        Freeze, typer.Option(help="What is not trained; all: only the codebook is.")
+    ] = Freeze.NONE,
+    codec: Annotated[
+        Path | None, typer.Option(help="Folder of the codec to start from, stages included.")
+    ] = None,
+    subspaces: Annotated[
+        int | None, typer.Option(help="M, a divisor of the dimension; none: 16x compression.")
+    ] = None,
+    codebook_size: Annotated[
+        int | None, typer.Option(help="Centroids in a subspace, 2 to 65536.")
+    ] = None,
+    validation: _ValidationOption = None,
+    store: _StoreOption = None,
+    collection: _CollectionOption = "default",
+    top_k: _TopKOption = 8,
+    live_fraction: _LiveFractionOption = None,
+    window_tokens: WindowTokensOption = 128,
+    stride_tokens: StrideTokensOption = 0,
+    template: TemplateOption = "{title} {text}",
+    retriever: _RetrieverOption = "",
+    steps: _StepsOption = 10_000,
+    batch_size: _BatchSizeOption = 64,
+    micro_batch: _MicroBatchOption = 8,
+    learning_rate: _LearningRateOption = 1e-4,
+    optimizer: _OptimizerOption = Optimizer.ADAFACTOR,
+    precision: _PrecisionOption = Precision.AUTO,
+    seed: _SeedOption = 0,
+    validate_every: _ValidateEveryOption = 500,
+    checkpoint_every: _CheckpointEveryOption = 500,
+    ray: RayOption = "none",
+    workers: _WorkersOption = 0,
+    quiet: QuietOption = False,
+    report: _ReportOption = Output.TABLE,
+) -> None:
+    """Train reader, memory encoder and codec together, through the quantizer.
+
+    Begin with a LUMEN that is fine-tuned, or with a T5. The corpus is then encoded with the folders
+    encoder/ and codec/ of the output. Killed at any point, the same command goes on after its last
+    checkpoint.
+    """
+    _train(locals(), is_quantized=True)
+
+
+_INPUTS = ("questions", "validation", "store", "collection")
+
+
+def _train(arguments: dict[str, Any], *, is_quantized: bool) -> None:
+    """Run what a command was given, by the names of its parameters."""
+    from encoder_jobs.lumen_job import TrainInputs, train_lumen
+    from encoder_jobs.lumen_options import TrainOptions
+    from encoder_jobs.progress import ProgressDisplay
+
+    given = dict(arguments)
+    inputs = TrainInputs(**{name: given.pop(name) for name in _INPUTS})
+    output, ray, workers = given.pop("output"), given.pop("ray"), given.pop("workers")
+    quiet, report = given.pop("quiet"), given.pop("report")
+    given["live_fraction"] = given["live_fraction"] or ""
+    given["optimizer"], given["precision"] = given["optimizer"].value, given["precision"].value
+    if is_quantized:
+        given["freeze"], given["codec"] = given["freeze"].value, str(given["codec"] or "")
+        given["num_subspaces"] = given.pop("subspaces")
+    options = TrainOptions(is_quantized=is_quantized, **given)
+    with ProgressDisplay(quiet=quiet) as display:
+        done = train_lumen(
+            inputs, output, options, ray=ray, num_workers=workers, display=display
+        ).to_dict()
+    (print_json if report is Output.JSON else print_fields)(done)
