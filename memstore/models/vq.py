@@ -37,8 +37,8 @@ COMMITMENT = 0.0
 # codes and gives no threshold; this one is ours.
 RESET_BELOW = 0.08
 # A share of the average code's use: what a new centroid counts as. Being little, it soon follows
-# the memories that it is chosen for; being more than `RESET_BELOW`, it has some time to be chosen.
-# Ours too.
+# the memories that it is chosen for; being more than `RESET_BELOW`, it has time to be chosen: about
+# ln(NEW_USE / RESET_BELOW) / (1 - DECAY) = 223 batches. Ours too.
 NEW_USE = 0.1
 
 
@@ -67,7 +67,7 @@ class ProductVQ(nn.Module):
     """A product quantizer with a straight-through gradient, learnt by moving averages.
 
     In training mode every forward pass moves the codebook, whether gradients are recorded or not;
-    in eval mode it is quantized and nothing more. There are no parameters. Buffers stay float32
+    in eval mode it only quantizes. There are no parameters. Buffers stay float32
     when the model is cast, and so do search and averages under autocast.
 
     In a torch.distributed group all processes learn from the memories of all, and their codebooks

@@ -13,7 +13,7 @@ from torch import distributed
 
 _SCORES = 1 << 20  # that are held at a time: 4 MiB, which stays in a processor's cache
 _CUDA_SCORES = 1 << 28  # 1 GiB: few and large products
-_REFINEMENTS = 10  # after which k-means gains little; what is left, training does
+_REFINEMENTS = 10  # of k-means; 25 lower the error by about 1 % more, as training does
 
 
 def nearest(points: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

@@ -443,3 +443,19 @@ def test_autocast_changes_neither_codes_nor_averages(stages: str) -> None:
 def test_it_says_what_it_is() -> None:
     """In `print`, with its options."""
     assert "dim=16, num_subspaces=4, codebook_size=16, decay=0.5" in repr(make_layer(decay=0.5))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@EACH_STAGE
+def test_on_a_gpu_it_learns_as_on_the_processor(stages: str) -> None:
+    """Codes, vectors and averages over some batches, to rounding; resets among them."""
+    layer, other = make_layer(stages, decay=0.5), make_layer(stages, decay=0.5).cuda()
+    for seed in range(4):
+        batch = make_batch(4, seed=seed)
+        expected, output = layer(*batch), other(*(tensor.cuda() for tensor in batch))
+        assert torch.equal(output.codes.cpu(), expected.codes)
+        assert output.num_resets == expected.num_resets
+        torch.testing.assert_close(output.quantized.cpu(), expected.quantized, rtol=1e-4, atol=1e-4)
+    for name, tensor in other.state_dict().items():
+        torch.testing.assert_close(tensor.cpu(), state_of(layer)[name], rtol=1e-4, atol=1e-4)
