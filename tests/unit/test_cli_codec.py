@@ -102,8 +102,8 @@ def test_a_comparison_is_a_table_and_one_line(cli: Command, sample: Path) -> Non
     ]
     assert lines[-1].startswith("least error: 8x pq (")
     assert "16x pq (" in lines[-1]
-    assert "0 of 9: pq at 8x, seed 0\n" in err
-    assert "9 of 9: done\n" in err
+    assert "0 of 3: pq at 8x, seed 0\n" in err
+    assert "3 of 3: done\n" in err
     assert "note: token-pca is left out: the sample holds no token_ids" in err
 
 
