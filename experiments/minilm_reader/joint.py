@@ -30,8 +30,8 @@ class LiveMemories:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Return (B, K, P, D), with a gradient if the memory encoder has one."""
-        passages = batch.passages.unique()
-        passages = passages[passages != NO_PASSAGE].numpy()
+        passages = np.unique(batch.passages.numpy())
+        passages = passages[passages != NO_PASSAGE]
         memories, offsets = encode(self.model, self.material, passages)
         if self.bottleneck is not None:
             rows = np.concatenate([self._rows(each) for each in passages])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from experiments.minilm_reader.joint import LiveMemories, encode_all
 from experiments.minilm_reader.material import Material, Question, read_xquad
 from experiments.minilm_reader.reading import HAS_BFLOAT16, Remember, read, remember, train
 from memstore.codec import ProductCodec
-from memstore.encoders import DEFAULT_SOURCE, EncoderOptions
+from memstore.encoders import DEFAULT_SOURCE, EncoderOptions, read_identity
 from memstore.encoders.identity import plan_encoder
 from memstore.models.extractive import ExtractiveLumen
 from memstore.models.vq import ProductVQ
@@ -144,6 +145,8 @@ class Workshop:
         if not folder.exists():
             torch.manual_seed(seed)
             reader = ExtractiveLumen.from_pretrained(DEFAULT_SOURCE)
+            identity = read_identity(EncoderOptions())
+            reader.config = replace(reader.config, encoder_id=identity.id)
             rng = np.random.default_rng(seed)
             chosen = rng.permutation(len(self.text.questions))[:_CLOZE]
             questions = [self.text.questions[number] for number in chosen]
