@@ -117,20 +117,38 @@ def answer_loss(model: Lumen, world: World, questions: Questions) -> torch.Tenso
 
 
 @torch.inference_mode()
-def is_answered(model: Lumen, world: World, questions: Questions, batch: int = 64) -> np.ndarray:
+def encode_passages(model: Lumen, world: World, batch: int = 256) -> torch.Tensor:
+    """Return the memories of a world's passages: (N, P, D); what padding holds does not count."""
+    parts = []
+    for first in range(0, len(world.passage_ids), batch):
+        ids = _tensor(world.passage_ids[first : first + batch], model)
+        parts.append(model.encode_memories(ids, ids != PAD))
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def is_answered(
+    model: Lumen, world: World, questions: Questions, memories: torch.Tensor, batch: int = 64
+) -> np.ndarray:
     """Say which questions greedy decoding answers to the last token: (Q,) bool.
 
     It does exactly if, at every step, the answer's token is the likeliest after the answer so far:
     one pass of the decoder instead of one a token.
+
+    Args:
+        model: that reads.
+        world: asked about.
+        questions: Q of them.
+        memories: (N, P, D) of the world's passages, as stored.
+        batch: questions at once.
     """
     found = []
     for first in range(0, len(questions), batch):
         part = questions[first : first + batch]
         asked, answers = _tensor(part.question_ids, model), _tensor(part.answer_ids, model)
-        passages = _tensor(world.passage_ids[part.passages], model)
-        rows = passages.flatten(0, 1)
-        memories = model.encode_memories(rows, rows != PAD).reshape(*passages.shape, -1)
-        logits = model(asked, asked != PAD, memories, passages != PAD, answers).logits
+        mask = _tensor(world.passage_ids[part.passages], model) != PAD
+        read = memories[_tensor(part.passages, model)]  # (B, K, P, D)
+        logits = model(asked, asked != PAD, read, mask, answers).logits
         found.append(((logits.argmax(-1) == answers) | (answers == PAD)).all(1).cpu().numpy())
     return np.concatenate(found)
 

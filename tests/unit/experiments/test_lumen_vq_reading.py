@@ -10,7 +10,13 @@ import pytest
 import torch
 
 from experiments.lumen_vq.language import PAD, Language
-from experiments.lumen_vq.reading import is_answered, learn_to_answer, learn_to_recite, new_reader
+from experiments.lumen_vq.reading import (
+    encode_passages,
+    is_answered,
+    learn_to_answer,
+    learn_to_recite,
+    new_reader,
+)
 from experiments.lumen_vq.sizes import Shape, Stage
 from experiments.lumen_vq.statistics import exact_match
 from experiments.lumen_vq.task import ask
@@ -66,10 +72,10 @@ def test_an_answer_counts_exactly_if_greedy_decoding_gives_it(world: World):
         torch.from_numpy(ids.astype(np.int64))
         for ids in (questions.question_ids, world.passage_ids[questions.passages])
     )
-    rows = passages.flatten(0, 1)
-    memories = model.encode_memories(rows, rows != PAD).reshape(*passages.shape, -1)
+    stored = encode_passages(model, world, batch=100)
+    memories = stored[torch.from_numpy(questions.passages)]
     generated = model.generate(asked, asked != PAD, memories, passages != PAD, max_new_tokens=8)
     expected = exact_match(generated.numpy(), questions.answer_ids)
-    assert np.array_equal(is_answered(model, world, questions, batch=7), expected)
+    assert np.array_equal(is_answered(model, world, questions, stored, batch=7), expected)
     assert expected.any()
     assert not expected.all()
