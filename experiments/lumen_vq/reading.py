@@ -16,10 +16,12 @@ from torch import nn
 from transformers import T5Config
 
 from experiments.lumen_vq.language import PAD, Language
+from experiments.lumen_vq.memories import quantize
 from experiments.lumen_vq.sizes import Shape, Stage
 from experiments.lumen_vq.task import Questions, ask, recite
 from experiments.lumen_vq.world import World
 from memstore.models.lumen import Lumen
+from memstore.models.vq import ProductVQ
 
 _WARM_UP = 100  # steps
 _RECITED = 16  # facts of a set of passages
@@ -93,27 +95,36 @@ def learn_to_recite(model: Lumen, world: World, stage: Stage, seed: int) -> Iter
     return _optimize(model, stage, world.passage_ids.shape[1], loss)
 
 
-def learn_to_answer(model: Lumen, world: World, stage: Stage, seed: int) -> Iterator[float]:
-    """Answer questions from their passages; yield the loss of every step."""
+def learn_to_answer(
+    model: Lumen, world: World, stage: Stage, seed: int, bottleneck: ProductVQ | None = None
+) -> Iterator[float]:
+    """Answer questions from their passages; yield the loss of every step.
+
+    With a bottleneck, memories are quantized on the way and its codebook follows them.
+    """
 
     def loss(step: int, num_passages: int, count: int) -> torch.Tensor:
         questions = ask(world, count, num_passages=num_passages, seed=_number(seed, step))
-        return answer_loss(model, world, questions)
+        return answer_loss(model, world, questions, bottleneck)
 
     return _optimize(model, stage, world.passage_ids.shape[1], loss)
 
 
-def answer_loss(model: Lumen, world: World, questions: Questions) -> torch.Tensor:
+def answer_loss(
+    model: Lumen, world: World, questions: Questions, bottleneck: ProductVQ | None = None
+) -> torch.Tensor:
     """Return the mean cross-entropy of the answers, the passages encoded on the way."""
     asked = _tensor(questions.question_ids, model)
     passages = _tensor(world.passage_ids[questions.passages], model)  # (B, K, P)
     answers = _tensor(questions.answer_ids, model)
     rows = passages.flatten(0, 1)
-    memories = model.encode_memories(rows, rows != PAD)
+    memories, commitment_loss = model.encode_memories(rows, rows != PAD), torch.zeros(())
+    if bottleneck is not None:
+        memories, commitment_loss = quantize(bottleneck, memories, rows)
     memories = memories.reshape(*passages.shape, -1)
     labels = torch.where(answers == PAD, _IGNORED, answers)
     found: torch.Tensor = model(asked, asked != PAD, memories, passages != PAD, labels).loss
-    return found
+    return found + commitment_loss.to(found.device)
 
 
 @torch.inference_mode()
@@ -128,7 +139,7 @@ def encode_passages(model: Lumen, world: World, batch: int = 256) -> torch.Tenso
 
 @torch.inference_mode()
 def is_answered(
-    model: Lumen, world: World, questions: Questions, memories: torch.Tensor, batch: int = 64
+    model: Lumen, world: World, questions: Questions, memories: torch.Tensor, batch: int = 8
 ) -> np.ndarray:
     """Say which questions greedy decoding answers to the last token: (Q,) bool.
 

@@ -54,6 +54,10 @@ class Size:
         shape: of the model.
         recite: how the model learns to read at all, before it is asked anything.
         ask: how FiD learns to answer.
+        adapt: how a FiD that was cut learns to read memories.
+        joint: how a reader learns on, through a bottleneck or as long without one.
+        decay: of the bottleneck's moving averages; MEMORY-VQ's 0.999 is for far longer stages.
+        live_fractions: of LUMEN.
         num_passages: K, of a question of the test.
         num_test: questions of the test, the same under every seed.
         num_seeds: of weights and training questions.
@@ -63,6 +67,10 @@ class Size:
     shape: Shape
     recite: Stage
     ask: Stage
+    adapt: Stage
+    joint: Stage
+    decay: float
+    live_fractions: tuple[str, ...]
     num_passages: int
     num_test: int
     num_seeds: int
@@ -71,9 +79,13 @@ class Size:
 
 SIZES = {
     "cpu": Size(
-        shape=Shape(dim=128, ffn_dim=256, num_heads=8, num_layers=3, num_decoder_layers=2),
+        shape=Shape(dim=96, ffn_dim=192, num_heads=8, num_layers=3, num_decoder_layers=2),
         recite=Stage(1000, 3500, 4e-3, (1, 2, 4, 8), 25),
         ask=Stage(500, 5000, 2e-3, (2, 2, 4, 8, 8), 5),
+        adapt=Stage(300, 5000, 2e-3, (8,), 5),
+        joint=Stage(300, 5000, 1e-3, (8,), 5),
+        decay=0.99,
+        live_fractions=("0", "1/3", "2/3"),
         num_passages=8,
         num_test=20_000,
         num_seeds=3,
@@ -82,6 +94,10 @@ SIZES = {
         shape=Shape(dim=512, ffn_dim=1024, num_heads=16, num_layers=6, num_decoder_layers=3),
         recite=Stage(4000, 40_000, 1e-3, (1, 2, 4, 8), 25),
         ask=Stage(4000, 40_000, 5e-4, (2, 2, 4, 8, 8), 5),
+        adapt=Stage(2000, 40_000, 5e-4, (8,), 5),
+        joint=Stage(2000, 40_000, 2.5e-4, (8,), 5),
+        decay=0.999,
+        live_fractions=("0", "1/6", "1/3", "1/2"),
         num_passages=8,
         num_test=40_000,
         num_seeds=5,

@@ -78,6 +78,14 @@ def relative_loss(
     return Interval(1 - float(arm.sum() / baseline.sum()), float(lower), float(upper))
 
 
+def share_right(is_right: np.ndarray) -> Interval:
+    """Return the share of (Q,) bool that is True with its 95 % interval (Wilson's)."""
+    count, share, z = len(is_right), float(is_right.mean()), 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    reach = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return Interval(share, middle - reach, middle + reach)
+
+
 def to_text(is_right: np.ndarray) -> str:
     """Write (Q,) bool as text short enough for a row of results."""
     return base64.b85encode(zlib.compress(np.packbits(is_right).tobytes(), 9)).decode()
