@@ -29,7 +29,8 @@ from memstore.storage import (
 from memstore.types import Passage
 
 DIM = 384  # of the default encoder, so that its questions fit
-NUM_SUBSPACES, CODEBOOK_SIZE = 48, 256  # the layout that `--codec auto` chooses for it
+CODEBOOK_SIZE = 256
+_SUBSPACE_DIM = 8  # as `--codec auto` chooses for it: 48 codes
 PASSAGES = {True: 2_000, False: 100_000}  # by `quick`
 WHERE = "year >= 2019"  # a fifth of them
 COLUMNS = {"year": "int64"}
@@ -49,6 +50,7 @@ class Built:
         entries: its shards.
         pins: what it is pinned to: a codec, and no encoder.
         num_passages, num_tokens: what it holds.
+        memory_dim: D of its memories; retrieval vectors have E = 384.
         questions: (1,000, E) float32 unit vectors around the same centres.
     """
 
@@ -57,6 +59,7 @@ class Built:
     pins: Pins
     num_passages: int
     num_tokens: int
+    memory_dim: int
     questions: np.ndarray
 
     def settings(self) -> dict[str, Any]:
@@ -65,22 +68,25 @@ class Built:
             "passages": self.num_passages,
             "tokens": self.num_tokens,
             "record_bytes": 2 * self.pins.record_words,
-            "dim": DIM,
+            "dim": self.memory_dim,
             "shards": len(self.entries),
         }
 
 
-def build(folder: Path, num_passages: int, seed: int) -> Built:
-    """Write the collection `default` of a new store, shard by shard, as one version."""
+def build(folder: Path, num_passages: int, seed: int, memory_dim: int = DIM) -> Built:
+    """Write the collection `default` of a new store, shard by shard, as one version.
+
+    Memories are codes of 8 bits, one for every 8 dimensions.
+    """
     rng = np.random.default_rng(seed)
     collection = open_store(folder).collection("default")
-    shape = NUM_SUBSPACES, CODEBOOK_SIZE, DIM // NUM_SUBSPACES
+    shape = memory_dim // _SUBSPACE_DIM, CODEBOOK_SIZE, _SUBSPACE_DIM
     codec = ProductCodec(rng.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16))
     collection.put_codec(codec.id, dict(codec.files()))
     pins = Pins(
         encoder={},
         codec_id=codec.id,
-        memory_dim=DIM,
+        memory_dim=memory_dim,
         embedding_dim=DIM,
         record_words=codec.record_words,
     )
@@ -90,7 +96,8 @@ def build(folder: Path, num_passages: int, seed: int) -> Built:
         collection, NewShards(entries=entries, metadata_columns=COLUMNS), pins, mode="replace"
     )
     num_tokens = sum(entry.num_tokens for entry in entries)
-    return Built(folder, entries, pins, num_passages, num_tokens, _around(centres, 1_000, rng))
+    questions = _around(centres, 1_000, rng)
+    return Built(folder, entries, pins, num_passages, num_tokens, memory_dim, questions)
 
 
 def passage_ids(num_passages: int, count: int, rng: np.random.Generator) -> list[str]:

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "query": "Queries: embedded and over gRPC",
     "codec": "Codec: against faiss, torch and NumPy, and against the limits of the machine",
     "client_decode": "Decoding at the client: codes on the wire against vectors on the wire",
+    "reader": "Reader: where the time of an answer goes",
     "server_memory": "Memory of the server over the size of its data",
     "index": "Index: exact search against an inverted file",
     "cranfield": "Cranfield: ranking by the service against exact search on uncompressed vectors",
