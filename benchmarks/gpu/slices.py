@@ -13,6 +13,7 @@ SLICES = {
     "decode": "GPU: decoding codes that lie in its memory",
     "encode": "GPU: exact encoding",
     "train": "GPU: k-means of one subspace",
+    "xxl": "GPU: making memories of T5 XXL's shapes",
     "transfer": "GPU: codes over the bus against vectors over the bus",
 }
 
