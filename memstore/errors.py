@@ -12,13 +12,15 @@ MemstoreError
 │   ├── SnapshotNotFoundError
 │   ├── CodecNotFoundError
 │   ├── EncoderNotFoundError
-│   └── JobNotFoundError
+│   ├── JobNotFoundError
+│   └── SessionNotFoundError
 ├── AlreadyExistsError                  it is there already; upsert or replace
 ├── CommitConflictError                 reload, then try again
 ├── CommitUnknownError                  check before trying again
-├── IncompatibleError                   use the encoder or codec that the collection pins
+├── IncompatibleError                   use the encoder, model or codec that is pinned
 │   ├── EncoderMismatchError
-│   └── CodecMismatchError
+│   ├── CodecMismatchError
+│   └── ModelMismatchError
 ├── UnauthenticatedError (PermissionError)
 ├── PermissionDeniedError (PermissionError)
 ├── StorageFullError (OSError)          free space first
@@ -78,6 +80,8 @@ class ErrorCode(StrEnum):
     MISSING_DEPENDENCY = "MISSING_DEPENDENCY"
     JOB_NOT_FOUND = "JOB_NOT_FOUND"
     ADDRESS_IN_USE = "ADDRESS_IN_USE"
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
+    MODEL_MISMATCH = "MODEL_MISMATCH"
 
 
 class MemstoreError(Exception):
@@ -183,6 +187,12 @@ class JobNotFoundError(NotFoundError):
     code = ErrorCode.JOB_NOT_FOUND
 
 
+class SessionNotFoundError(NotFoundError):
+    """No session has this id, or it was removed, or its time has run out."""
+
+    code = ErrorCode.SESSION_NOT_FOUND
+
+
 class AlreadyExistsError(MemstoreError):
     """An id or object exists already and the operation does not replace it."""
 
@@ -230,6 +240,12 @@ class CodecMismatchError(IncompatibleError):
     """The codec is not the one that the collection pins."""
 
     code = ErrorCode.CODEC_MISMATCH
+
+
+class ModelMismatchError(IncompatibleError):
+    """The model is not the one that made the session's memory."""
+
+    code = ErrorCode.MODEL_MISMATCH
 
 
 class UnauthenticatedError(MemstoreError, PermissionError):

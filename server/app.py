@@ -19,17 +19,22 @@ from grpc_reflection.v1alpha import reflection
 from memstore.client.messages import MAX_MESSAGE_BYTES
 from memstore.errors import AddressInUseError
 from memstore.service import Store, open_store
-from memstore.v1 import memory_service_pb2_grpc
+from memstore.sessions import SessionStore
+from memstore.v1 import memory_service_pb2_grpc, session_service_pb2_grpc
 from server.auth import Auth
 from server.grpc_edge import GrpcEdge
 from server.grpc_face import SERVICE, MemoryServicer
 from server.http_face import Readiness, create_app
 from server.metrics import Metrics
+from server.session_grpc import SERVICE as SESSION_SERVICE
+from server.session_grpc import SessionServicer
+from server.sessions import Sessions, open_kept
 from server.settings import Settings, split_address
 from server.work import Workers
 
 _log = logging.getLogger(__name__)
 
+_EXPIRE_EVERY_S = 600.0
 _GRPC_OPTIONS = [
     ("grpc.so_reuseport", 0),  # two servers on one port would share its callers between them
     ("grpc.max_receive_message_length", 2 * MAX_MESSAGE_BYTES),
@@ -46,10 +51,15 @@ class Server:
     Args:
         store: answers.
         settings: where to listen, who may call, how much at once.
+        sessions: answer too; None: this server keeps none.
     """
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, settings: Settings, sessions: SessionStore | None = None
+    ) -> None:
         self._store = store
+        self._session_store = sessions
+        self._sessions = Sessions(sessions)
         self._settings = settings
         self._auth = Auth(settings.bearer_token())
         self._metrics = Metrics()
@@ -82,6 +92,7 @@ class Server:
         self._tasks = [
             asyncio.create_task(self._http.serve([http_socket])),
             asyncio.create_task(self._follow_snapshots()),
+            asyncio.create_task(self._expire_sessions()),
         ]
         await asyncio.to_thread(
             _attempt, lambda: self._store.refresh(self._store.collection_names())
@@ -95,13 +106,14 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._settings.drain_s)
         self._http.should_exit = True
-        http, following = self._tasks
-        following.cancel()
+        http, *endless = self._tasks
+        for task in endless:
+            task.cancel()
         await asyncio.gather(self._grpc.stop(self._settings.grace_s), http)
         await asyncio.to_thread(self._workers.close)
 
     async def _set_serving(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", SERVICE):
+        for service in ("", SERVICE, SESSION_SERVICE):
             await self._health.set(service, status)
 
     def _grpc_server(self) -> grpc.aio.Server:
@@ -111,13 +123,22 @@ class Server:
             self._store, self._workers, self._metrics, self._settings.max_write_bytes
         )
         memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+        session_servicer = SessionServicer(self._sessions, self._workers)
+        session_service_pb2_grpc.add_SessionServiceServicer_to_server(session_servicer, server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+        names = (SERVICE, SESSION_SERVICE, "grpc.health.v1.Health", reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
         return server
 
     def _http_server(self) -> uvicorn.Server:
-        app = create_app(self._store, self._workers, self._auth, self._metrics, self._readiness)
+        app = create_app(
+            self._store,
+            self._workers,
+            self._auth,
+            self._metrics,
+            self._readiness,
+            self._sessions,
+        )
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -135,6 +156,12 @@ class Server:
             await asyncio.sleep(self._settings.poll_interval_s)
             await asyncio.to_thread(_attempt, self._store.refresh)
 
+    async def _expire_sessions(self) -> None:
+        """Remove sessions whose time has run out."""
+        while self._session_store is not None:
+            await asyncio.to_thread(_attempt, self._session_store.expire)
+            await asyncio.sleep(_EXPIRE_EVERY_S)
+
 
 class _HttpServer(uvicorn.Server):
     """uvicorn, with the signals left to the composition root."""
@@ -144,12 +171,14 @@ class _HttpServer(uvicorn.Server):
         yield
 
 
-def _attempt(open_snapshots: Callable[[], object]) -> None:
-    """Open snapshots; what fails is logged, and said again by the requests that need it."""
+def _attempt(housekeeping: Callable[[], object]) -> None:
+    """Open snapshots, or expire sessions; what fails is logged, and said again by the requests that
+    meet it.
+    """
     try:
-        open_snapshots()
+        housekeeping()
     except Exception:
-        _log.exception("not every snapshot can be opened")
+        _log.exception("not every snapshot can be opened, or not every session expired")
 
 
 def _listen(address: str) -> socket.socket:
@@ -183,7 +212,7 @@ async def serve(settings: Settings) -> None:
         NotFoundError: if there is no store.
     """
     store = open_store(settings.store, create=False, is_followed=True)
-    server = Server(store, settings)
+    server = Server(store, settings, open_kept(settings))
     loop = asyncio.get_running_loop()
     leaving = asyncio.Event()
 

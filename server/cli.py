@@ -17,6 +17,16 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     store: Annotated[str | None, typer.Option(help="Folder of the store.")] = None,
+    sessions: Annotated[
+        str | None, typer.Option(help="Folder of the sessions [default: none are kept].")
+    ] = None,
+    session_model: Annotated[
+        Path | None, typer.Option(help="Folder of the model that reads and writes sessions.")
+    ] = None,
+    session_codec: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the codec that the queues of sessions are kept in."),
+    ] = None,
     grpc: Annotated[
         str | None, typer.Option(help="HOST:PORT of gRPC [default: 127.0.0.1:7777].")
     ] = None,
@@ -53,6 +63,9 @@ def serve(
     settings = load_settings(
         config,
         store=store,
+        sessions=sessions,
+        session_model=session_model,
+        session_codec=session_codec,
         grpc=grpc,
         http=http,
         token_file=token_file,

@@ -26,11 +26,13 @@ def _check_text(text: str) -> str:
 Text = Annotated[str, AfterValidator(_check_text)]
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
+    """A request's body: its fields and no others."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SearchBody(_Body):
+class SearchBody(Body):
     """A question: text, or a retrieval vector."""
 
     query: Text | list[float]
@@ -46,7 +48,7 @@ class QueryBody(SearchBody):
     decode: Decode | None = None
 
 
-class FetchBody(_Body):
+class FetchBody(Body):
     """Passages by id, with codes, or with vectors of the dtype `decode`."""
 
     passage_ids: list[Text]
@@ -54,7 +56,7 @@ class FetchBody(_Body):
     decode: Decode | None = None
 
 
-class DeleteBody(_Body):
+class DeleteBody(Body):
     """What to delete: exactly one of the three."""
 
     passage_ids: list[Text] | None = None

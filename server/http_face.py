@@ -36,6 +36,8 @@ from server.http_bodies import (
 )
 from server.http_edge import HttpEdge, refuse
 from server.metrics import Metrics
+from server.session_http import add_sessions
+from server.sessions import Sessions
 from server.work import Workers
 
 COLLECTION = "/v1/collections/{name}"
@@ -49,7 +51,12 @@ class Readiness:
 
 
 def create_app(
-    store: Store, workers: Workers, auth: Auth, metrics: Metrics, readiness: Readiness
+    store: Store,
+    workers: Workers,
+    auth: Auth,
+    metrics: Metrics,
+    readiness: Readiness,
+    sessions: Sessions,
 ) -> FastAPI:
     """Build the HTTP face.
 
@@ -59,6 +66,7 @@ def create_app(
         auth: checks the credential.
         metrics: counts; shown at `/metrics`.
         readiness: shown at `/readyz`.
+        sessions: answer, if this server keeps any.
     """
     app = FastAPI(
         title="memstore",
@@ -73,6 +81,7 @@ def create_app(
     _add_operations(app, metrics, readiness)
     _add_questions(app, store, workers, metrics)
     _add_collections(app, store, workers)
+    add_sessions(app, sessions, workers)
     return app
 
 

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
 
     Attributes:
         store: folder of the store.
+        sessions: folder of the sessions; unset: the server keeps none.
+        session_model: folder of the MELODI model that reads and writes them.
+        session_codec: folder of the codec that their queues are kept in; unset: none.
         grpc: `host:port` of the gRPC face; port 0 takes a free one.
         http: `host:port` of the HTTP face; port 0 takes a free one.
         token: bearer token that every caller must show; unset: none.
@@ -74,6 +77,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MEMSTORE_", frozen=True, extra="forbid")
 
     store: str
+    sessions: str | None = None
+    session_model: Path | None = None
+    session_codec: Path | None = None
     grpc: Address = "127.0.0.1:7777"
     http: Address = "127.0.0.1:7778"
     token: SecretStr | None = None

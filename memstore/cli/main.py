@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from memstore import __version__
-from memstore.cli import codec, collection, evaluate, query
+from memstore.cli import codec, collection, evaluate, query, session
 from memstore.errors import MemstoreError
 
 _INTERRUPTED = 130
@@ -47,6 +47,7 @@ def build_app() -> typer.Typer:
     collection.register(app)
     codec.register(app)
     evaluate.register(app)
+    session.register(app)
     for point in sorted(entry_points(group="memstore.commands"), key=lambda point: point.name):
         point.load()(app)
     return app

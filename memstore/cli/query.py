@@ -122,12 +122,17 @@ def open_source(store: str | None, server: str | None, token_file: Path | None) 
     if (store is None) == (server is None):
         raise ConfigError("give one of --store DIR and --server HOST:PORT")
     if server is not None:
-        from memstore.client import Client
-
-        return Client(server, token=_token(token_file))
+        return open_client(server, token_file)
     from memstore.service import open_store
 
     return open_store(str(store), create=False)
+
+
+def open_client(server: str, token_file: Path | None) -> Client:
+    """Connect to what `--server` names."""
+    from memstore.client import Client
+
+    return Client(server, token=_token(token_file))
 
 
 def _token(token_file: Path | None) -> str | None:

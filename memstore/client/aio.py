@@ -22,6 +22,7 @@ from memstore.client.connection import DEFAULT_TIMEOUT_S, Caller, channel_option
 from memstore.client.failures import typed_errors
 from memstore.client.messages import commit_from_proto, info_from_proto
 from memstore.client.rows import CODES
+from memstore.client.sessions import AsyncSessionClient
 from memstore.codec import ProductCodec
 from memstore.types import (
     CollectionInfo,
@@ -61,6 +62,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, options)
         self._stub: Any = memory_service_pb2_grpc.MemoryServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.sessions = AsyncSessionClient(self._channel, self._caller, address)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -12,23 +12,34 @@ from memstore.errors import ConfigError
 DEFAULT_TIMEOUT_S = 30.0
 
 LONG_TIMEOUT_S = 600.0
-"""For calls that move or train a codec, or that commit: writes, deletes, GetCodec."""
+"""For calls that move or train a codec, or that commit: writes, deletes, changes to sessions."""
 
-_SERVICE = "memstore.v1.MemoryService"
-_READS = (
-    "Search",
-    "Query",
-    "Fetch",
-    "GetCodec",
-    "ListCollections",
-    "GetCollection",
-    "ListVersions",
-)
+_READS = {
+    "memstore.v1.MemoryService": (
+        "Search",
+        "Query",
+        "Fetch",
+        "GetCodec",
+        "ListCollections",
+        "GetCollection",
+        "ListVersions",
+    ),
+    "memstore.v1.SessionService": (
+        "GetSession",
+        "ListSessions",
+        "ReadSession",
+        "SearchSession",
+    ),
+}
 _SERVICE_CONFIG = {
     "methodConfig": [
         {
             # Reads are safe to repeat; a write whose answer was lost is the caller's to judge.
-            "name": [{"service": _SERVICE, "method": method} for method in _READS],
+            "name": [
+                {"service": service, "method": method}
+                for service, methods in _READS.items()
+                for method in methods
+            ],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "initialBackoff": "0.1s",

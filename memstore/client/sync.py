@@ -18,6 +18,7 @@ from memstore.client.connection import DEFAULT_TIMEOUT_S, Caller, channel_option
 from memstore.client.failures import typed_errors
 from memstore.client.messages import commit_from_proto, info_from_proto
 from memstore.client.rows import CODES
+from memstore.client.sessions import SessionClient
 from memstore.codec import ProductCodec
 from memstore.types import (
     CollectionInfo,
@@ -41,6 +42,9 @@ class Client:
         cache_dir: folder for codecs; `None`: `memstore/codecs` in the user's cache folder.
         cache_bytes: bytes of codecs kept on disk.
         credentials: TLS credentials from `grpc.ssl_channel_credentials`; `None`: no TLS.
+
+    Attributes:
+        sessions: the verbs of a `SessionStore`, for a server that keeps sessions.
 
     Raises:
         UnavailableError: by every verb, if no server answers.
@@ -68,6 +72,7 @@ class Client:
         else:
             self._channel = grpc.secure_channel(address, credentials, options)
         self._stub: Any = memory_service_pb2_grpc.MemoryServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self.sessions = SessionClient(self._channel, self._caller, address)
 
     def close(self) -> None:
         """Close the connection."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +19,7 @@ from memstore.types import Passage
 
 MakeMemories = Callable[..., tuple[list[Passage], list[np.ndarray]]]
 PAGE_BYTES = 4096
-DISK_BYTES = 2 << 20
 SCRIPT = Path(__file__).parent / "limited_writes.py"
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if os.geteuid() or not mount or not umount:
-        pytest.skip("only root can mount a small file system")
-    options = ["-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
-    mounted = subprocess.run([mount, *options], capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run([umount, "--lazy", str(folder)], check=True)
 
 
 def _leave(disk: Path, num_pages: int) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, FileDescriptor
 
-from memstore.v1 import memory_pb2, memory_service_pb2
+from memstore.v1 import memory_pb2, memory_service_pb2, session_service_pb2
 
 GOLDEN = Path(__file__).parent / "golden" / "memstore_v1.json"
-FILES = (memory_pb2.DESCRIPTOR, memory_service_pb2.DESCRIPTOR)
+FILES = (memory_pb2.DESCRIPTOR, memory_service_pb2.DESCRIPTOR, session_service_pb2.DESCRIPTOR)
 TYPES = {
     number: name.removeprefix("TYPE_").lower()
     for name, number in vars(FieldDescriptor).items()

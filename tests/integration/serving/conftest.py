@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from memstore import Client, Store, open_store
+from memstore.sessions import SessionStore
 from server.app import Server
 from server.settings import load_settings
 from tests.integration.serving.material import NUM_PASSAGES, WordEncoder, make_passages
@@ -45,9 +46,11 @@ def store(store_dir: Path) -> Store:
 class Running:
     """A server in a thread with an event loop of its own."""
 
-    def __init__(self, store: Store, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Store, settings: dict[str, Any], sessions: SessionStore | None
+    ) -> None:
         free = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "drain_s": 0.0, "grace_s": 5.0}
-        self.server = Server(store, load_settings(store="-", **{**free, **settings}))
+        self.server = Server(store, load_settings(store="-", **{**free, **settings}), sessions)
         self._started = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -89,11 +92,11 @@ class Running:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Running]]:
-    """Start servers: `serve(store, **settings)`; all are stopped after the test."""
+    """Start servers: `serve(store, sessions=None, **settings)`; all are stopped after the test."""
     running: list[Running] = []
 
-    def start(store: Store, **settings: Any) -> Running:
-        running.append(Running(store, settings))
+    def start(store: Store, sessions: SessionStore | None = None, **settings: Any) -> Running:
+        running.append(Running(store, settings, sessions))
         return running[-1]
 
     yield start

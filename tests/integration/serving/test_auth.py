@@ -14,29 +14,33 @@ from starlette.routing import Route
 
 from memstore import Store
 from memstore.errors import ConfigError, UnauthenticatedError
-from memstore.v1 import memory_service_pb2
+from memstore.v1 import memory_service_pb2, session_service_pb2
 from server.auth import Auth
 from server.http_edge import OPEN_PATHS
 from server.http_face import Readiness, create_app
 from server.metrics import Metrics
+from server.sessions import Sessions
 from server.work import Workers
 
 TOKEN = "mst_correct"
 SERVICE = memory_service_pb2.DESCRIPTOR.services_by_name["MemoryService"]
+SESSIONS = session_service_pb2.DESCRIPTOR.services_by_name["SessionService"]
 WRONG = [None, "Bearer wrong", "Basic " + TOKEN, "Bearer", "bearer x y", TOKEN]
 
 
 def _http_routes(store: Store) -> list[tuple[str, str]]:
-    app = create_app(store, Workers(1, 1), Auth(None), Metrics(), Readiness())
+    app = create_app(store, Workers(1, 1), Auth(None), Metrics(), Readiness(), Sessions(None))
     routes = [route for route in app.routes if isinstance(route, Route)]
     return [
-        (method, route.path.format(name="default", codec_id="x", file="y"))
+        (method, route.path.format(name="default", codec_id="x", file="y", session_id="s"))
         for route in routes
         for method in sorted(route.methods or ())
     ]
 
 
-@pytest.mark.parametrize("method", SERVICE.methods, ids=lambda method: method.name)
+@pytest.mark.parametrize(
+    "method", [*SERVICE.methods, *SESSIONS.methods], ids=lambda method: method.name
+)
 @pytest.mark.parametrize("credential", WRONG)
 def test_every_rpc_wants_the_token(
     method: memory_service_pb2.DESCRIPTOR, credential: str | None, store: Store, serve: Callable
@@ -45,7 +49,7 @@ def test_every_rpc_wants_the_token(
     server = serve(store, token=TOKEN)
     metadata = [("authorization", credential)] if credential else []
     with grpc.insecure_channel(server.grpc) as channel:
-        path = f"/{SERVICE.full_name}/{method.name}"
+        path = f"/{method.containing_service.full_name}/{method.name}"
         if method.client_streaming:
             call = channel.stream_unary(path).future(iter([b""]), metadata=metadata)
         elif method.server_streaming:
@@ -88,7 +92,7 @@ def test_grpc_health_is_open_and_reflection_is_not(store: Store, serve: Callable
     server = serve(store, token=TOKEN)
     with grpc.insecure_channel(server.grpc) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", SERVICE.full_name):
+        for service in ("", SERVICE.full_name, SESSIONS.full_name):
             status = health.Check(health_pb2.HealthCheckRequest(service=service)).status
             assert status == health_pb2.HealthCheckResponse.SERVING
         listing = [reflection_pb2.ServerReflectionRequest(list_services="")]
@@ -98,7 +102,7 @@ def test_grpc_health_is_open_and_reflection_is_not(store: Store, serve: Callable
         metadata = [("authorization", f"Bearer {TOKEN}")]
         answer = next(stub.ServerReflectionInfo(iter(listing), metadata=metadata))
         names = [service.name for service in answer.list_services_response.service]
-        assert SERVICE.full_name in names
+        assert {SERVICE.full_name, SESSIONS.full_name} <= set(names)
 
 
 def test_a_token_from_a_file_is_read_without_its_line_break(

@@ -1,0 +1,147 @@
+"""`memstore session …` on a folder, and the same commands on a server."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memstore.cli.main import run
+from memstore.sessions import SessionModel, open_sessions, train_queue_codec
+from tests.tiny_sessions import make_text, save_model
+
+
+class Done:
+    """What a command did."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        """What it printed, as a value."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny model."""
+    return save_model(tmp_path_factory.mktemp("cli") / "model")
+
+
+@pytest.fixture
+def session(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run `memstore session …` on a folder of this test."""
+
+    def call(command: str, *arguments: object, where: tuple[object, ...] | None = None) -> Done:
+        options = ("--sessions", tmp_path / "sessions", "--model", model)
+        code = run(["session", command, *map(str, arguments), *map(str, where or options)])
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+def test_a_session_lives_by_commands(session: Callable[..., Done], tmp_path: Path) -> None:
+    """Begun, fed from an option and a file, continued, shown, asked, copied and ended."""
+    json_out = ("--output", "json")
+    assert session("new", "s", "--ttl", "3600", *json_out).json["version"] == 1
+    assert session("append", "s", "--text", "sea ship", *json_out).json["num_tokens"] == 2
+    (tmp_path / "text").write_text(make_text(30))
+    info = session("append", "s", "--file", tmp_path / "text", *json_out).json
+    assert (info["num_tokens"], info["num_windows"]) == (32, 3)
+    made = session("generate", "s", "--max-new-tokens", "4", *json_out).json
+    shown = session("show", "s", *json_out).json
+    assert shown["num_tokens"] == 36
+    assert "".join(window["text"] for window in shown["windows"]).endswith(made["text"])
+    hits = session("search", "s", shown["windows"][1]["text"], "--top-k", "2", *json_out).json
+    assert hits[0]["number"] == 1
+    assert session("fork", "s", "t", *json_out).json["forked_from"] == "s@4"
+    assert [each["session_id"] for each in session("ls", *json_out).json] == ["s", "t"]
+    assert session("rm", "s", "t").out == "removed s\nremoved t\n"
+    assert session("ls", *json_out).json == []
+
+
+def test_tables_are_for_people(session: Callable[..., Done]) -> None:
+    """The same, a field a line or a row a session."""
+    assert "session_id   s" in session("new", "s").out.splitlines()
+    session("append", "s", "--text", make_text(20))
+    generated = session("generate", "s", "--max-new-tokens", "3").out
+    shown = session("show", "s").out
+    assert generated.split()[-1] in shown
+    assert "num_tokens   23" in shown
+    assert session("search", "s", "sea").out.splitlines()[0].split() == ["score", "number", "text"]
+    assert session("ls").out.splitlines()[1].split()[0] == "s"
+
+
+def test_text_comes_from_stdin(
+    session: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without --text and --file."""
+    session("new", "s")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("sea naïve".encode())))
+    assert session("append", "s", "--output", "json").json["num_tokens"] == 2
+
+
+def test_bytes_that_are_not_utf8_are_refused(
+    session: Callable[..., Done], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """From stdin and from a file; the message says which byte, and nothing is appended."""
+    session("new", "s")
+    (tmp_path / "text").write_bytes(b"sea \xff ship")
+    done = session("append", "s", "--file", tmp_path / "text")
+    assert (done.code, done.out) == (2, "")
+    assert "text: byte 4 is not UTF-8" in done.err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xc3")))
+    assert "stdin: byte 0 is not UTF-8" in session("append", "s").err
+    assert session("show", "s", "--output", "json").json["version"] == 1
+
+
+def test_errors_have_their_exit_codes(session: Callable[..., Done], tmp_path: Path) -> None:
+    """2 usage, 3 not found, 4 conflict, 75 retry later."""
+    session("new", "s")
+    assert session("append", "s", "--text", " ").code == 2
+    assert session("append", "s", "--text", "a", "--file", "b").code == 2
+    assert session("append", "t", "--text", "sea").code == 3
+    assert session("new", "s").code == 4
+    assert session("append", "s", "--text", "sea", "--expected-version", "9").code == 4
+    assert session("append", "s", "--file", tmp_path / "none").code == 75
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (("--sessions", "x"), "name their model too"),
+        (("--server", "x:1", "--model", "m"), "a server has its own"),
+        (("--sessions", "x", "--server", "y:1"), "give one of"),
+        (("--codec", "c"), "give one of"),
+    ],
+)
+def test_what_is_meant_must_be_clear(
+    session: Callable[..., Done], where: tuple[str, ...], message: str
+) -> None:
+    """A folder with a model, or a server."""
+    done = session("ls", where=where)
+    assert done.code == 2
+    assert message in done.err
+
+
+def test_a_folder_can_keep_queues_in_a_codec(
+    session: Callable[..., Done], model: Path, tmp_path: Path
+) -> None:
+    """Named each time; without it, the memory is refused."""
+    codec = train_queue_codec(
+        SessionModel.from_pretrained(model), [make_text(2000)], num_subspaces=4, codebook_size=16
+    )
+    codec.save(tmp_path / "codec")
+    assert (
+        session("new", "s", "--codec", tmp_path / "codec", "--output", "json").json["codec_id"]
+        == codec.id
+    )
+    assert session("append", "s", "--text", "sea", "--codec", tmp_path / "codec").code == 0
+    assert session("append", "s", "--text", "sea").code == 4
+    assert open_sessions(tmp_path / "sessions", model).info("s").num_tokens == 1
