@@ -41,15 +41,15 @@ class Arm:
 
 def _readers(live_fractions: tuple[str, ...]) -> dict[str, Arm]:
     cut = {
-        f"LUMEN {fraction}": Arm(START, "reader", "adapt", fraction, decides=fraction != "2/3")
+        f"LUMEN {fraction}": Arm(START, "reader", "adapt", fraction, decides=False)
         for fraction in live_fractions
     }
     return {
         START: Arm(None, "all", live_fraction="1"),
         **cut,
-        "FiD": Arm(START, "all", "both", live_fraction="1"),
+        "FiD": Arm(START, "all", "both", live_fraction="1", decides=False),
         UNCOMPRESSED: Arm(LUMEN, "all"),
-        "uncompressed, encoder frozen": Arm(LUMEN, "reader"),
+        "uncompressed, encoder frozen": Arm(LUMEN, "reader", decides=False),
         "no passages": Arm(UNCOMPRESSED, has_passages=False),
     }
 
@@ -58,11 +58,9 @@ def _compressed() -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
     for rate in (8, 16, 32, 64):
         plain, token = ProductCodes(rate), ProductCodes(rate, has_predictor=True)
-        is_deciding = rate > 8
-        arms[f"post hoc {rate}x"] = Arm(UNCOMPRESSED, rule=plain)
-        arms[f"joint {rate}x"] = Arm(LUMEN, "all", rule=plain, decides=is_deciding)
-        arms[f"token, post hoc {rate}x"] = Arm(UNCOMPRESSED, rule=token)
-        arms[f"token, joint {rate}x"] = Arm(LUMEN, "all", rule=token, decides=is_deciding)
+        for kind, rule in (("", plain), ("token, ", token)):
+            arms[f"{kind}post hoc {rate}x"] = Arm(UNCOMPRESSED, rule=rule, decides=rate > 8)
+            arms[f"{kind}joint {rate}x"] = Arm(LUMEN, "all", rule=rule, decides=rate > 8)
     for rate in (16, 64):
         plain = ProductCodes(rate)
         named = {
@@ -86,7 +84,7 @@ def _others() -> dict[str, Arm]:
     return {
         **{
             f"{name} {rate}x" if rate else name: Arm(
-                UNCOMPRESSED, rule=OtherFamily(name, rate), decides=name == "int4" or rate == 16
+                UNCOMPRESSED, rule=OtherFamily(name, rate), decides=name == "int4"
             )
             for name, rate in families
         },

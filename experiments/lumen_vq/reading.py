@@ -34,7 +34,7 @@ def new_reader(shape: Shape, language: Language, seed: int) -> Lumen:
     config = T5Config(
         vocab_size=len(language.words),
         d_model=shape.dim,
-        d_kv=shape.dim // shape.num_heads,
+        d_kv=shape.head_dim,
         d_ff=shape.ffn_dim,
         num_layers=shape.num_layers,
         num_decoder_layers=shape.num_decoder_layers,
@@ -52,7 +52,8 @@ def new_reader(shape: Shape, language: Language, seed: int) -> Lumen:
 
 @torch.no_grad()
 def _start_as_look_up(attention: Any, sharpness: float) -> None:
-    """Let queries find keys like themselves, and let what is found come out as it is.
+    """Let queries find keys like themselves, and let what is found come out as it is: where the
+    heads together are narrower than the model, so much louder as they are narrower.
 
     Source: mimetic initialization (arXiv 2305.09828), which copies what pretrained models do.
     """
@@ -60,7 +61,8 @@ def _start_as_look_up(attention: Any, sharpness: float) -> None:
     nn.init.orthogonal_(attention.v.weight)
     scale = sharpness * attention.key_value_proj_dim**-0.5
     attention.q.weight.copy_(attention.k.weight * scale)
-    attention.o.weight.copy_(attention.v.weight.T)
+    inner, dim = attention.v.weight.shape
+    attention.o.weight.copy_(attention.v.weight.T * (dim / inner))
 
 
 def learn_to_recite(model: Lumen, world: World, stage: Stage, seed: int) -> Iterator[float]:

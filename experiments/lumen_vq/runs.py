@@ -60,7 +60,7 @@ class Workshop:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def run(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the row of an arm under a seed."""
+        """Return the row of an arm under a seed; it reads in bfloat16, as memories are kept."""
         began = time.perf_counter()
         arm, seed = self.arms[key["arm"]], key["seed"]
         folder = self._reader(key["arm"] if arm.learns or not arm.start else arm.start, seed)
@@ -70,7 +70,8 @@ class Workshop:
         questions = self.questions
         if not arm.has_passages:
             questions = replace(questions, passages=questions.passages[:, :0])
-        right = is_answered(model, world, questions, kept.memories)
+        reader = model.to(torch.bfloat16)
+        right = is_answered(reader, world, questions, kept.memories.bfloat16())
         em = share_right(right)
         num_tokens = int((world.passage_ids != PAD).sum())
         return {

@@ -14,7 +14,8 @@ class Shape:
     Args:
         dim: D, of the model and of a memory.
         ffn_dim: of the feed-forward layers.
-        num_heads: that share `dim`; small ones, so that several look at neighbours.
+        num_heads: small ones, so that several look at neighbours.
+        head_dim: of each; together they may be narrower than `dim`.
         num_layers: of the encoder.
         num_decoder_layers: of the decoder.
     """
@@ -22,6 +23,7 @@ class Shape:
     dim: int
     ffn_dim: int
     num_heads: int
+    head_dim: int
     num_layers: int
     num_decoder_layers: int
 
@@ -79,8 +81,10 @@ class Size:
 
 SIZES = {
     "cpu": Size(
-        shape=Shape(dim=96, ffn_dim=192, num_heads=8, num_layers=3, num_decoder_layers=2),
-        recite=Stage(1000, 3500, 4e-3, (1, 2, 4, 8), 25),
+        shape=Shape(
+            dim=192, ffn_dim=384, num_heads=16, head_dim=12, num_layers=3, num_decoder_layers=2
+        ),
+        recite=Stage(1000, 3500, 2.8e-3, (1, 2, 4, 8), 25),
         ask=Stage(500, 5000, 2e-3, (2, 2, 4, 8, 8), 5),
         adapt=Stage(300, 5000, 2e-3, (8,), 5),
         joint=Stage(300, 5000, 1e-3, (8,), 5),
@@ -91,7 +95,9 @@ SIZES = {
         num_seeds=3,
     ),
     "gpu": Size(
-        shape=Shape(dim=512, ffn_dim=1024, num_heads=16, num_layers=6, num_decoder_layers=3),
+        shape=Shape(
+            dim=768, ffn_dim=1536, num_heads=48, head_dim=16, num_layers=6, num_decoder_layers=3
+        ),
         recite=Stage(4000, 40_000, 1e-3, (1, 2, 4, 8), 25),
         ask=Stage(4000, 40_000, 5e-4, (2, 2, 4, 8, 8), 5),
         adapt=Stage(2000, 40_000, 5e-4, (8,), 5),

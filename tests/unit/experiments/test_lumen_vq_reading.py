@@ -31,7 +31,7 @@ OPTIONS = TaskOptions(
     other_facts=0,
     share_two_hops=0.0,
 )
-SHAPE = Shape(dim=32, ffn_dim=32, num_heads=4, num_layers=3, num_decoder_layers=1)
+SHAPE = Shape(dim=32, ffn_dim=32, num_heads=4, head_dim=8, num_layers=3, num_decoder_layers=1)
 STAGE = Stage(num_steps=60, tokens=600, learning_rate=1e-2, num_passages=(2,), position_rate=5)
 
 

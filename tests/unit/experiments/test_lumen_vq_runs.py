@@ -21,7 +21,7 @@ from experiments.results import ResultLog, run_missing
 
 STAGE = Stage(num_steps=4, tokens=400, learning_rate=1e-2, num_passages=(2,), position_rate=5)
 SIZE = Size(
-    shape=Shape(dim=32, ffn_dim=32, num_heads=4, num_layers=3, num_decoder_layers=1),
+    shape=Shape(dim=32, ffn_dim=32, num_heads=4, head_dim=8, num_layers=3, num_decoder_layers=1),
     recite=STAGE,
     ask=STAGE,
     adapt=STAGE,
