@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: weights, optimizer and step, whole or not at all, the last two.
+"""Checkpoints of a training run: what its next step depends on, whole or not at all; the last two.
 
 Does not: keep random states; a run that goes on derives them from the number of the step.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from memstore.models.checkpoints import (
 )
 
 KIND = "training"
+_CARRIED = "carried"
 _NUM_KEPT = 2
 _NAME = re.compile(r"step-(\d{9})")
 
@@ -42,9 +43,19 @@ class Checkpoints:
         return max(self._steps(), default=0)
 
     def write(
-        self, step: int, parts: Parts, optimizer: torch.optim.Optimizer | None = None
+        self,
+        step: int,
+        parts: Parts,
+        optimizer: torch.optim.Optimizer | None = None,
+        carried: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Write what has become of the parts after a step, and delete what is older than two.
+        """Write what has become of a run after a step, and delete what is older than two.
+
+        Args:
+            step: its number.
+            parts: the modules.
+            optimizer: of the parts; None: there is none.
+            carried: by name, what else the next step depends on.
 
         Raises:
             StorageFullError, StorageError: if it cannot be written; older ones are all there.
@@ -57,6 +68,7 @@ class Checkpoints:
         }
         if optimizer is not None:
             tensors |= _flatten(optimizer, _trained(parts))
+        tensors |= {f"{_CARRIED}.{name}": tensor for name, tensor in (carried or {}).items()}
         write_checkpoint(self._at(step), kind=KIND, config={"step": step}, tensors=tensors)
         for old in sorted(self._steps())[:-_NUM_KEPT]:
             shutil.rmtree(self._at(old), ignore_errors=True)
@@ -122,6 +134,21 @@ class Checkpoint:
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
+    def carried(self, prefix: str, names: Collection[str]) -> dict[str, torch.Tensor]:
+        """Return what was carried under `<prefix>.<name>`, by these names.
+
+        Raises:
+            CorruptionError: if it is not exactly that.
+        """
+        tensors = self._under(f"{_CARRIED}.{prefix}")
+        if tensors.keys() != set(names):
+            raise CorruptionError(
+                f"{self._folder}: of {prefix} got {sorted(tensors)}, wanted {sorted(names)}; "
+                "delete this checkpoint to go on from the one before",
+                object=self._folder,
+            )
+        return tensors
+
     def _under(self, prefix: str) -> dict[str, torch.Tensor]:
         start = f"{prefix}."
         return {
@@ -166,7 +193,7 @@ def _flatten(
     optimizer: torch.optim.Optimizer, trained: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     return {
-        f"optimizer.{name}.{key}": tensor
+        f"optimizer.{name}.{key}": torch.as_tensor(value)  # of some it is a number
         for name, parameter in trained.items()
-        for key, tensor in optimizer.state.get(parameter, {}).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +16,14 @@ import torch
 
 from encoder_jobs.lumen_questions import QuestionLine, Text
 from encoder_jobs.lumen_tokens import ModelTokens
+from encoder_jobs.ragged import Ragged
+from encoder_jobs.training_steps import shuffled
 from memstore.encoders.batching import pad
 from memstore.encoders.huggingface import MAX_QUESTION_TOKENS
 from memstore.evaluation.files import malformed
 
 _NO_LABEL = -100  # what cross-entropy passes over
 _PARTS = ("questions", "passages", "passages_of", "answers", "answers_of")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ragged:
-    """Rows of different lengths, one after another.
-
-    Attributes:
-        values: (V,) int32.
-        offsets: (N + 1,) int64; row i is `values[offsets[i]:offsets[i + 1]]`.
-    """
-
-    values: np.ndarray
-    offsets: np.ndarray
-
-    @classmethod
-    def of(cls, rows: Sequence[Sequence[int] | np.ndarray]) -> Ragged:
-        """Lay rows one after another."""
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        values = np.empty(int(offsets[-1]), np.int32)
-        for row, start in zip(rows, offsets[:-1].tolist(), strict=True):
-            values[start : start + len(row)] = row
-        return cls(values, offsets)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,22 +56,17 @@ class Examples:
 
     def to_tensors(self, prefix: str) -> dict[str, torch.Tensor]:
         """Return all but the texts, for a file of tensors."""
-        parts = [(f"{prefix}.{name}", getattr(self, name)) for name in _PARTS]
-        tensors = {f"{name}.values": torch.from_numpy(part.values) for name, part in parts}
-        return tensors | {f"{name}.offsets": torch.from_numpy(p.offsets) for name, p in parts}
+        tensors: dict[str, torch.Tensor] = {}
+        for name in _PARTS:
+            tensors |= getattr(self, name).to_tensors(f"{prefix}.{name}")
+        return tensors
 
     @classmethod
     def from_tensors(
         cls, tensors: Mapping[str, torch.Tensor], prefix: str, texts: Sequence[Sequence[str]]
     ) -> Examples:
         """Read back what `to_tensors` gave."""
-        parts = {
-            name: Ragged(
-                tensors[f"{prefix}.{name}.values"].numpy(),
-                tensors[f"{prefix}.{name}.offsets"].numpy(),
-            )
-            for name in _PARTS
-        }
+        parts = {name: Ragged.from_tensors(tensors, f"{prefix}.{name}") for name in _PARTS}
         return cls(**parts, texts=tuple(map(tuple, texts)))
 
 
@@ -200,12 +167,7 @@ def choose(step: int, *, num_examples: int, batch_size: int, seed: int) -> list[
     """
     first = (step - 1) * batch_size
     places = (divmod(place, num_examples) for place in range(first, first + batch_size))
-    return [(int(_shuffled(num_examples, seed, epoch)[at]), epoch) for epoch, at in places]
-
-
-@lru_cache(maxsize=2)
-def _shuffled(num_examples: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(num_examples)
+    return [(int(shuffled(num_examples, seed, epoch)[at]), epoch) for epoch, at in places]
 
 
 def _question(path: Path, line: QuestionLine, tokens: ModelTokens) -> list[int]:

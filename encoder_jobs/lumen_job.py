@@ -6,7 +6,6 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,16 @@ from encoder_jobs.lumen_folder import RunFolder, TrainSpec
 from encoder_jobs.lumen_learner import load_model, make_quantizer
 from encoder_jobs.lumen_options import TrainOptions, absolute
 from encoder_jobs.lumen_questions import Text, find_passages, read_lines
-from encoder_jobs.lumen_ray import check_ray_train, run_on_ray
 from encoder_jobs.lumen_tokens import ModelTokens
-from encoder_jobs.lumen_training import Row, run_steps, tokens_of
+from encoder_jobs.lumen_training import run_steps, tokens_of
 from encoder_jobs.progress import ProgressDisplay
-from encoder_jobs.runners import RayRunner, check_runner
-from encoder_jobs.stages import use_all_cores
+from encoder_jobs.training_loop import Row
+from encoder_jobs.training_options import check_shared
+from encoder_jobs.training_workers import open_workers, run_training
 from memstore.codec import ProductCodec
 from memstore.encoders import read_identity
 from memstore.encoders.sources import resolve_source
-from memstore.errors import ConfigError, NotFoundError, StorageError
+from memstore.errors import NotFoundError, StorageError
 from memstore.models.checkpoints import TOKENIZER_FILE
 from memstore.service import Store, open_store
 
@@ -112,9 +111,6 @@ def train_lumen(
         StorageFullError, StorageError: if the folder cannot be written.
     """
     began = time.monotonic()
-    check_runner(ray)
-    if ray == "none" and num_workers > 1:
-        raise ConfigError(f"{num_workers} workers want Ray; give --ray local or a cluster")
     options = replace(
         options,
         source=absolute(options.source),
@@ -122,30 +118,28 @@ def train_lumen(
         retriever=absolute(options.retriever),
     )
     folder = RunFolder(Path(output).absolute())
-    with ExitStack() as stack:
-        if ray != "none":
-            check_ray_train()
-            runner = RayRunner(ray)
-            stack.callback(runner.close)
-            num_workers = num_workers or runner.num_encoders
-        spec = _make_spec(inputs, options, num_workers or 1)
+    with open_workers(ray, num_workers) as num_processes:
+        spec = _make_spec(inputs, options, num_processes)
         folder.check(spec)
         already_done = folder.is_finished
         if not already_done:
             _prepare(folder, spec, inputs, display)
-            _run(folder, spec, ray, display)
+            run_training(
+                folder,
+                run_steps,
+                options.steps,
+                ray=ray,
+                num_workers=num_processes,
+                display=display,
+                describe=_describe,
+            )
     if not already_done:
         _export(folder)
     return _report(folder, already_done=already_done, seconds=time.monotonic() - began)
 
 
 def _make_spec(inputs: TrainInputs, options: TrainOptions, num_workers: int) -> TrainSpec:
-    if options.batch_size % num_workers:
-        raise ConfigError(
-            f"training option batch_size: got {options.batch_size}, wanted a multiple of "
-            f"{num_workers}, the workers that share it",
-            option="batch_size",
-        )
+    check_shared(options.batch_size, num_workers)
     source = resolve_source(options.source)
     files = [*sorted(source.glob("*.safetensors")), source / "config.json"]
     digests = [_sha256(file) for file in (*files, source / TOKENIZER_FILE) if file.is_file()]
@@ -208,24 +202,8 @@ def _examples(
     return examples
 
 
-def _run(folder: RunFolder, spec: TrainSpec, ray: str, display: ProgressDisplay) -> None:
-    steps = spec.options.steps
-    done = folder.checkpoints.last_step
-    if done:
-        display.say(f"{folder.root}: going on after step {done:,} of {steps:,}")
-    display.update("training, steps", 0, steps)
-
-    def show(step: int, row: Row) -> None:
-        display.update("training, steps", step, steps, f"loss {row['loss']:.4g}")
-        if "validation_em" in row:
-            display.say(f"step {step:,}: validation EM {row['validation_em']:.2%}")
-
-    if ray != "none":
-        run_on_ray(folder, spec.num_workers, show)
-        return
-    use_all_cores()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run_steps(folder, device, show)
+def _describe(row: Row) -> str:
+    return f"validation EM {row['validation_em']:.2%}" if "validation_em" in row else ""
 
 
 def _export(folder: RunFolder) -> None:

@@ -1,27 +1,26 @@
 """What is trained, on one device, and what one step does to it; whoever drives the steps.
 
-Every process of a torch.distributed group holds the same weights and takes its share of each batch;
-gradients and the quantizer's statistics are summed over all. One process alone is the plain case.
+Gradients and the quantizer's statistics are summed over all processes of a group.
 
 Source: LUMEN (arXiv 2301.10448); MEMORY-VQ (arXiv 2308.14903).
-Does not: use DistributedDataParallel, which would sum gradients after every micro-batch; here they
-are summed once a step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from encoder_jobs.checkpointing import Checkpoint, trained_parameters
 from encoder_jobs.lumen_data import Batch, Examples, choose, collate
 from encoder_jobs.lumen_options import TrainOptions
 from encoder_jobs.options import DEFAULT_CODEC_SAMPLE_TOKENS
+from encoder_jobs.training_steps import autocast, is_finite, rank, step_seed, update
 from memstore.codec import ProductCodec, choose_layout
 from memstore.encoders.batching import pad
 from memstore.errors import ConfigError, ShapeError
@@ -51,7 +50,14 @@ class StepResult:
     @property
     def is_finite(self) -> bool:
         """The step was made; else the weights are as before it."""
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+        return is_finite(self.loss, self.grad_norm)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the figures as JSON values."""
+        row: dict[str, Any] = {"loss": self.loss, "grad_norm": self.grad_norm}
+        if self.perplexity is not None:
+            row |= {"perplexity": self.perplexity, "num_resets": self.num_resets}
+        return row
 
 
 class Learner:
@@ -107,8 +113,8 @@ class Learner:
         )
         # A token counts alike, whatever micro-batch and process it comes to.
         num_labels = sum(len(examples.answer(*each)) for each in chosen)
-        own = chosen[_rank() :: num_ranks()]
-        torch.manual_seed(_seed(options.seed, step, _rank()))
+        own = chosen[rank() :: num_ranks()]
+        torch.manual_seed(step_seed(options.seed, step, rank()))
         self._set_training(True)
         loss = torch.zeros((), device=self.device)
         num_resets = 0
@@ -123,6 +129,10 @@ class Learner:
             num_resets += quantized.num_resets if quantized else 0
         sum_over_ranks(loss)
         return self._update(float(loss), num_resets)
+
+    def carried(self) -> Mapping[str, torch.Tensor]:
+        """Return nothing: a step depends on the weights and on its number."""
+        return {}
 
     @torch.no_grad()
     def answer(self, examples: Examples, numbers: Sequence[int]) -> list[list[int]]:
@@ -162,29 +172,16 @@ class Learner:
     def _update(self, loss: float, num_resets: int) -> StepResult:
         grad_norm = 0.0
         if self.optimizer is not None:
-            grad_norm = self._sum_gradients()
-            if math.isfinite(loss) and math.isfinite(grad_norm):
-                self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            grad_norm = update(self.optimizer, self._trained, loss)
         perplexity = None
         if self._quantizer is not None:
             perplexity = float(self._quantizer.usage_perplexity().mean())
         return StepResult(loss, grad_norm, perplexity, num_resets)
 
-    def _sum_gradients(self) -> float:
-        """Sum gradients over all processes; return their length."""
-        if num_ranks() > 1:
-            for parameter in self._trained:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                sum_over_ranks(parameter.grad)
-        gradients = [each.grad for each in self._trained if each.grad is not None]
-        return float(nn.utils.get_total_norm(gradients))
-
     @torch.no_grad()
     def _start_codebook(self, quantizer: ProductVQ) -> None:
         self._set_training(False)
-        rows = _sampled(self._options, self._examples)[_rank() :: num_ranks()]
+        rows = _sampled(self._options, self._examples)[rank() :: num_ranks()]
         step = self._options.micro_batch * self._options.top_k
         memories = []
         for at in range(0, len(rows), step):
@@ -204,9 +201,7 @@ class Learner:
             self._quantizer.train(mode)
 
     def _autocast(self) -> torch.autocast:
-        precision = self._options.precision
-        is_mixed = precision == "bfloat16" or (precision == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_mixed)
+        return autocast(self._options.precision, self.device)
 
     def _collate(
         self, chosen: Sequence[tuple[int, int]], examples: Examples | None = None
@@ -294,12 +289,3 @@ def _make_optimizer(
 
 def _with_none(mask: torch.Tensor) -> torch.Tensor:
     return torch.cat([mask, torch.zeros_like(mask[:1])])
-
-
-def _rank() -> int:
-    return distributed.get_rank() if num_ranks() > 1 else 0
-
-
-def _seed(seed: int, step: int, rank: int) -> int:
-    """Mix three numbers into one for torch, so that no state has to be kept from step to step."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)

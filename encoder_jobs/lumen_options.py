@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from encoder_jobs.training_options import OPTIMIZERS, PRECISIONS, check_options
 from memstore.encoders import EncoderOptions
 from memstore.errors import ConfigError
 
 FREEZES = ("none", "memory-encoder", "all")
-OPTIMIZERS = ("adafactor", "adamw")
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 _COUNTS = ("top_k", "steps", "batch_size", "micro_batch", "validate_every", "checkpoint_every")
 
@@ -76,18 +74,12 @@ class TrainOptions:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("freeze", FREEZES), ("optimizer", OPTIMIZERS), ("precision", PRECISIONS),
-        ):  # fmt: skip
-            if getattr(self, name) not in choices:
-                raise _refused(name, getattr(self, name), " or ".join(map(repr, choices)))
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise _refused(name, getattr(self, name), "1 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise _refused("learning_rate", self.learning_rate, "more than 0")
-        if self.seed < 0:
-            raise _refused("seed", self.seed, "0 or more")
+        check_options(
+            self,
+            choices={"freeze": FREEZES, "optimizer": OPTIMIZERS, "precision": PRECISIONS},
+            counts=_COUNTS,
+            positives=("learning_rate",),
+        )
         self._check_quantizer()
         self.encoder("any")  # which checks its own
 
@@ -143,7 +135,3 @@ def absolute(source: str) -> str:
     """
     folder = Path(source).expanduser()
     return str(folder.absolute()) if source and folder.is_dir() else source
-
-
-def _refused(name: str, got: object, wanted: str) -> ConfigError:
-    return ConfigError(f"training option {name}: got {got!r}, wanted {wanted}", option=name)

@@ -1,4 +1,4 @@
-"""Adds `memstore train lumen` and `memstore train lumen-vq`."""
+"""Adds `memstore train …`: lumen and lumen-vq here, melodi from `melodi_cli`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ from typing import Annotated, Any
 
 import typer
 
+from encoder_jobs import melodi_cli
 from encoder_jobs.cli_options import (
     QuietOption,
     RayOption,
     StrideTokensOption,
     TemplateOption,
     WindowTokensOption,
+)
+from encoder_jobs.training_cli_options import (
+    CheckpointEveryOption,
+    FolderOption,
+    Optimizer,
+    OptimizerOption,
+    Precision,
+    PrecisionOption,
+    ReportOption,
+    SeedOption,
+    StepsOption,
+    ValidateEveryOption,
+    WorkersOption,
 )
 from memstore.cli.render import Output, print_fields, print_json
 
@@ -26,21 +40,6 @@ class Freeze(StrEnum):
     ALL = "all"
 
 
-class Optimizer(StrEnum):
-    """What `--optimizer` takes."""
-
-    ADAFACTOR = "adafactor"
-    ADAMW = "adamw"
-
-
-class Precision(StrEnum):
-    """What `--precision` takes."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-
-
 _SourceArgument = Annotated[
     str, typer.Argument(help="A LUMEN model or a T5: a folder or a Hugging Face id.")
 ]
@@ -48,7 +47,6 @@ _QuestionsArgument = Annotated[
     Path,
     typer.Argument(help="Questions, a JSON object a line: id, question, answers, and passages."),
 ]
-_FolderOption = Annotated[Path, typer.Option("--output", help="Folder of the run.")]
 _ValidationOption = Annotated[
     Path | None, typer.Option(help="Held-out questions, as the questions; none: not scored.")
 ]
@@ -65,39 +63,28 @@ _LiveFractionOption = Annotated[
 _RetrieverOption = Annotated[
     str, typer.Option(help="Another encoder for the retrieval vectors, as of memstore encode.")
 ]
-_StepsOption = Annotated[int, typer.Option(help="Updates of the weights.")]
 _BatchSizeOption = Annotated[int, typer.Option(help="Questions in a step, over all workers.")]
 _MicroBatchOption = Annotated[
     int, typer.Option(help="Questions that go through the model together: what memory allows.")
 ]
 _LearningRateOption = Annotated[float, typer.Option(help="Constant.")]
-_OptimizerOption = Annotated[Optimizer, typer.Option(help="Neither has weight decay.")]
-_PrecisionOption = Annotated[
-    Precision, typer.Option(help="bfloat16 keeps float32 weights; auto: bfloat16 on a GPU.")
-]
-_SeedOption = Annotated[int, typer.Option(help="The same seed and input give the same weights.")]
-_ValidateEveryOption = Annotated[int, typer.Option(help="Steps between validations.")]
-_CheckpointEveryOption = Annotated[
-    int, typer.Option(help="Steps between checkpoints: what a crash can lose.")
-]
-_WorkersOption = Annotated[
-    int, typer.Option(help="Processes on Ray; 0: one a GPU, or one a machine.")
-]
-_ReportOption = Annotated[Output, typer.Option("--report", help="How to print the report.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(help="Train a reader and its encoder.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Train a reader and its encoder, or a model of long streams.", no_args_is_help=True
+    )
     group.command()(lumen)
     group.command("lumen-vq")(lumen_vq)
+    melodi_cli.register(group)
     app.add_typer(group, name="train")
 
 
 def lumen(
     source: _SourceArgument,
     questions: _QuestionsArgument,
-    output: _FolderOption,
+    output: FolderOption,
     validation: _ValidationOption = None,
     store: _StoreOption = None,
     collection: _CollectionOption = "default",
@@ -107,19 +94,19 @@ def lumen(
     stride_tokens: StrideTokensOption = 0,
     template: TemplateOption = "{title} {text}",
     retriever: _RetrieverOption = "",
-    steps: _StepsOption = 10_000,
+    steps: StepsOption = 10_000,
     batch_size: _BatchSizeOption = 64,
     micro_batch: _MicroBatchOption = 8,
     learning_rate: _LearningRateOption = 1e-4,
-    optimizer: _OptimizerOption = Optimizer.ADAFACTOR,
-    precision: _PrecisionOption = Precision.AUTO,
-    seed: _SeedOption = 0,
-    validate_every: _ValidateEveryOption = 500,
-    checkpoint_every: _CheckpointEveryOption = 500,
+    optimizer: OptimizerOption = Optimizer.ADAFACTOR,
+    precision: PrecisionOption = Precision.AUTO,
+    seed: SeedOption = 0,
+    validate_every: ValidateEveryOption = 500,
+    checkpoint_every: CheckpointEveryOption = 500,
     ray: RayOption = "none",
-    workers: _WorkersOption = 0,
+    workers: WorkersOption = 0,
     quiet: QuietOption = False,
-    report: _ReportOption = Output.TABLE,
+    report: ReportOption = Output.TABLE,
 ) -> None:
     """Fine-tune a reader on memories that are not compressed; its memory encoder stays frozen.
 
@@ -131,7 +118,7 @@ def lumen(
 def lumen_vq(
     source: _SourceArgument,
     questions: _QuestionsArgument,
-    output: _FolderOption,
+    output: FolderOption,
     freeze: Annotated[
         Freeze, typer.Option(help="What is not trained; all: only the codebook is.")
     ] = Freeze.NONE,
@@ -153,19 +140,19 @@ def lumen_vq(
     stride_tokens: StrideTokensOption = 0,
     template: TemplateOption = "{title} {text}",
     retriever: _RetrieverOption = "",
-    steps: _StepsOption = 10_000,
+    steps: StepsOption = 10_000,
     batch_size: _BatchSizeOption = 64,
     micro_batch: _MicroBatchOption = 8,
     learning_rate: _LearningRateOption = 1e-4,
-    optimizer: _OptimizerOption = Optimizer.ADAFACTOR,
-    precision: _PrecisionOption = Precision.AUTO,
-    seed: _SeedOption = 0,
-    validate_every: _ValidateEveryOption = 500,
-    checkpoint_every: _CheckpointEveryOption = 500,
+    optimizer: OptimizerOption = Optimizer.ADAFACTOR,
+    precision: PrecisionOption = Precision.AUTO,
+    seed: SeedOption = 0,
+    validate_every: ValidateEveryOption = 500,
+    checkpoint_every: CheckpointEveryOption = 500,
     ray: RayOption = "none",
-    workers: _WorkersOption = 0,
+    workers: WorkersOption = 0,
     quiet: QuietOption = False,
-    report: _ReportOption = Output.TABLE,
+    report: ReportOption = Output.TABLE,
 ) -> None:
     """Train reader, memory encoder and codec together, through the quantizer.
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from encoder_jobs.lumen_folder import Metrics
 from encoder_jobs.runners import RayRunner
+from encoder_jobs.training_folder import Metrics
 from memstore import open_store
 from memstore.errors import CodecMismatchError, EncoderMismatchError
 from memstore.readers import LumenReader

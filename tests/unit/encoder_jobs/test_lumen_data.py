@@ -13,7 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.normalizers import Replace
 
-from encoder_jobs.lumen_data import Examples, Ragged, choose, collate
+from encoder_jobs.lumen_data import Examples, choose, collate
+from encoder_jobs.ragged import Ragged
 from memstore.errors import ConfigError
 from tests.tiny_training import make_options, read_examples, save_small_t5
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from encoder_jobs.lumen_folder import Metrics, RunFolder
+from encoder_jobs.lumen_folder import RunFolder
 from encoder_jobs.lumen_options import TrainOptions
+from encoder_jobs.training_folder import Metrics
 from memstore.errors import AlreadyExistsError, CorruptionError
 from tests.tiny_training import make_spec
 
