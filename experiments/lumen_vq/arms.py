@@ -59,8 +59,8 @@ def _compressed() -> dict[str, Arm]:
     for rate in (8, 16, 32, 64):
         plain, token = ProductCodes(rate), ProductCodes(rate, has_predictor=True)
         for kind, rule in (("", plain), ("token, ", token)):
-            arms[f"{kind}post hoc {rate}x"] = Arm(UNCOMPRESSED, rule=rule, decides=rate > 8)
-            arms[f"{kind}joint {rate}x"] = Arm(LUMEN, "all", rule=rule, decides=rate > 8)
+            arms[f"{kind}post hoc {rate}x"] = Arm(UNCOMPRESSED, rule=rule)
+            arms[f"{kind}joint {rate}x"] = Arm(LUMEN, "all", rule=rule)
     for rate in (16, 64):
         plain = ProductCodes(rate)
         named = {

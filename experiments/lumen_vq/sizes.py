@@ -84,10 +84,10 @@ SIZES = {
         shape=Shape(
             dim=192, ffn_dim=384, num_heads=16, head_dim=12, num_layers=3, num_decoder_layers=2
         ),
-        recite=Stage(1000, 3500, 2.8e-3, (1, 2, 4, 8), 25),
+        recite=Stage(1000, 3500, 4e-3, (1, 2, 4, 8), 25),
         ask=Stage(500, 5000, 2e-3, (2, 2, 4, 8, 8), 5),
         adapt=Stage(300, 5000, 2e-3, (8,), 5),
-        joint=Stage(300, 5000, 1e-3, (8,), 5),
+        joint=Stage(600, 5000, 2e-3, (8,), 5),
         decay=0.99,
         live_fractions=("0", "1/3", "2/3"),
         num_passages=8,

@@ -83,7 +83,7 @@ def share_right(is_right: np.ndarray) -> Interval:
     count, share, z = len(is_right), float(is_right.mean()), 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     reach = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return Interval(share, middle - reach, middle + reach)
+    return Interval(share, float(middle - reach), float(middle + reach))
 
 
 def to_text(is_right: np.ndarray) -> str:
