@@ -57,6 +57,7 @@ _ADVICE = {
     "FormatVersionError": "Upgrade memstore.",
     "CorruptionError": "Do not retry: restore the object that it names, then verify.",
     "PartialError": "Read the dead-letter file that it names, mend those records, encode them.",
+    "TrainingDivergedError": "Train to another folder with a lower rate, or in float32.",
     "StorageError": "Try again, waiting longer each time; look at the disk or mount.",
     "OverloadedError": "Try again after `retry_after_s`.",
     "UnavailableError": "Check address and server; try again, waiting longer each time.",

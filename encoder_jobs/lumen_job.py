@@ -105,7 +105,7 @@ def train_lumen(
         ConfigError, DuplicateIdError, NotFoundError, CorruptionError: of options, questions,
             passages, model or codec, before any training.
         AlreadyExistsError: if the folder holds a run of other options, or something else.
-        ConfigError: if the loss is not finite; with the step.
+        TrainingDivergedError: if the loss is not finite; with the step.
         MissingDependencyError: if Ray is wanted and it, or a part of it, is not installed.
         UnavailableError: if the cluster does not let this process in, or its workers end.
         StorageFullError, StorageError: if the folder cannot be written.

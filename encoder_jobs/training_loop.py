@@ -16,7 +16,7 @@ import torch
 from encoder_jobs.checkpointing import Checkpoint, Parts
 from encoder_jobs.training_folder import TrainingFolder
 from encoder_jobs.training_steps import rank
-from memstore.errors import ConfigError
+from memstore.errors import TrainingDivergedError
 
 Row = Mapping[str, Any]
 OnStep = Callable[[int, Row], object]
@@ -111,7 +111,8 @@ def make_steps(
         on_step: called after each step with its number and its row of metrics.
 
     Raises:
-        ConfigError: if the loss or the gradient is not finite: nothing of that step is kept.
+        TrainingDivergedError: if the loss or the gradient is not finite: nothing of that step is
+            kept.
         StorageFullError, StorageError: if the folder cannot be written.
         MemstoreError: as `start`.
     """
@@ -146,10 +147,10 @@ def _is_due(step: int, every: int, plan: Plan) -> bool:
     return step % every == 0 or step == plan.steps
 
 
-def _diverged(folder: TrainingFolder[Any], step: int, result: StepResult) -> ConfigError:
+def _diverged(folder: TrainingFolder[Any], step: int, result: StepResult) -> TrainingDivergedError:
     last = folder.checkpoints.last_step
     kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint before it"
-    return ConfigError(
+    return TrainingDivergedError(
         f"{folder.root}: step {step} has a loss of {result.loss} and a gradient of length "
         f"{result.grad_norm}, wanted finite ones; training stopped, {kept}; train to another "
         "folder with a lower --learning-rate or with --precision float32",

@@ -27,6 +27,7 @@ MemstoreError
 ├── FormatVersionError                  written by a newer memstore: upgrade
 ├── CorruptionError                     never retry; restore the object that it names
 ├── PartialError                        the work is done, but some records were refused
+├── TrainingDivergedError               train anew with a lower rate
 ├── StorageError (OSError)              try again with backoff
 ├── OverloadedError                     try again after `retry_after_s`
 ├── UnavailableError (ConnectionError)  the server is not there: try again with backoff
@@ -82,6 +83,7 @@ class ErrorCode(StrEnum):
     ADDRESS_IN_USE = "ADDRESS_IN_USE"
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     MODEL_MISMATCH = "MODEL_MISMATCH"
+    TRAINING_DIVERGED = "TRAINING_DIVERGED"
 
 
 class MemstoreError(Exception):
@@ -294,6 +296,14 @@ class PartialError(MemstoreError):
     grpc_status = "FAILED_PRECONDITION"
     http_status = 409
     exit_code = 5
+
+
+class TrainingDivergedError(MemstoreError):
+    """A step's loss or gradient was not finite; the last checkpoint before it is kept."""
+
+    code = ErrorCode.TRAINING_DIVERGED
+    grpc_status = "FAILED_PRECONDITION"
+    http_status = 409
 
 
 class StorageError(MemstoreError, OSError):

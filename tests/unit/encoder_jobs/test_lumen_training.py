@@ -12,7 +12,7 @@ from encoder_jobs.checkpointing import Checkpoints
 from encoder_jobs.lumen_folder import RunFolder
 from encoder_jobs.lumen_options import TrainOptions
 from encoder_jobs.lumen_training import run_steps
-from memstore.errors import ConfigError
+from memstore.errors import TrainingDivergedError
 from memstore.models.checkpoints import read_checkpoint
 from tests.tiny_training import make_options, make_vq_options, save_small_t5, start_run
 
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(t5: Path, tmp_path: Path, make:
     folder = start_run(tmp_path / "run", options)
 
     with pytest.raises(
-        ConfigError, match=r"step 2 has a loss of .*checkpoint of step 1 is kept"
+        TrainingDivergedError, match=r"step 2 has a loss of .*checkpoint of step 1 is kept"
     ) as e:
         run_steps(folder, CPU)
 

@@ -17,7 +17,11 @@ from encoder_jobs.melodi_folder import MelodiFolder, MelodiSpec
 from encoder_jobs.melodi_job import run_steps
 from encoder_jobs.melodi_options import MelodiOptions
 from encoder_jobs.ragged import Ragged
-from memstore.errors import AlreadyExistsError, ConfigError, CorruptionError
+from memstore.errors import (
+    AlreadyExistsError,
+    CorruptionError,
+    TrainingDivergedError,
+)
 from memstore.models.checkpoints import read_checkpoint, write_checkpoint
 from tests.tiny_melodi import VARIANTS, VOCAB, tiny_config
 from tests.tiny_training import make_spec
@@ -141,7 +145,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     folder = start_run(tmp_path / "run", learning_rate=1e30, checkpoint_every=1)
 
     with pytest.raises(
-        ConfigError, match=r"step 2 has a loss of .*checkpoint of step 1 is kept"
+        TrainingDivergedError, match=r"step 2 has a loss of .*checkpoint of step 1 is kept"
     ) as caught:
         run_steps(folder, CPU)
 
