@@ -11,11 +11,13 @@ import argparse
 import logging
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from experiments.minilm_reader.arms import keys
 from experiments.minilm_reader.report import report
-from experiments.minilm_reader.runs import Workshop
+from experiments.minilm_reader.runs import run
+from experiments.minilm_reader.workshop import Workshop
 from experiments.results import ResultLog, run_missing
 
 _RESULTS = Path(__file__).parent / "results.jsonl"
@@ -29,10 +31,13 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--results", type=Path, default=_RESULTS)
     parser.add_argument("--cache", type=Path, default=_CACHE, help="keeps memories and readers")
+    parser.add_argument("--report", action="store_true", help="print what there is, run nothing")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     log = ResultLog(options.results)
-    num_failed = run_missing(log, keys(options.seeds), Workshop(options.data, options.cache).run)
+    workshop = Workshop(options.data, options.cache)
+    wanted = [] if options.report else keys(options.seeds)
+    num_failed = run_missing(log, wanted, partial(run, workshop))
     print(report(log.rows()))
     return min(num_failed, 1)
 

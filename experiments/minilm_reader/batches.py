@@ -62,16 +62,19 @@ def reading_batches(
 ) -> Iterator[Batch]:
     """Yield all questions in order, each with the passages of its paragraph and then distractors.
 
-    The distractors of a paragraph are the same for all its questions and in every call.
+    See `candidates` for the order.
     """
     for start in range(0, len(questions), batch_size):
         some = questions[start : start + batch_size]
-        chosen = [_candidates(material, each)[:num_passages] for each in some]
+        chosen = [candidates(material, each)[:num_passages] for each in some]
         yield collate(material, some, chosen)
 
 
-def _candidates(material: Material, question: Question) -> np.ndarray:
-    """Return the passages of a question's article, in random order after those of its paragraph."""
+def candidates(material: Material, question: Question) -> np.ndarray:
+    """Return the passages of a question's article: its paragraph's, then the others.
+
+    Those are in random order, the same for all questions of a paragraph and in every call.
+    """
     passages = np.flatnonzero(material.articles == question.article)
     is_own = material.documents[passages] == question.document
     others = np.random.default_rng(question.document).permutation(passages[~is_own])

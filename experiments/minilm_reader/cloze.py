@@ -18,7 +18,7 @@ from benchmarks.running_text import read_text
 from experiments.minilm_reader.material import Asked, Material, build
 from memstore.types import Document
 
-_STOP_WORDS = frozenset(
+STOP_WORDS = frozenset(
     """
     a about after all also an and any are as at be because been before being but by can could did do
     does during each even for from had has have he her him his how i if in into is it its just like
@@ -29,7 +29,7 @@ _STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 - as a list it takes a page
 )
 _SENTENCE = re.compile(r"[^.!?]{40,300}[.!?]")
-_WORD = re.compile(r"\w[\w'’-]*(?:[.,]\d+)*")
+WORD = re.compile(r"\w[\w'’-]*(?:[.,]\d+)*")
 _ASKING = {
     "number": ("how many", "when", "what", "how much", "in what year"),
     "name": ("who", "what", "where", "which"),
@@ -52,14 +52,14 @@ def read_cloze(data: Path, cache: Path) -> Material:
 def ask(document: Document) -> list[Asked]:
     """Return about one question for every 120 characters, the same for the same document."""
     rng = random.Random(document.document_id)
-    phrases = [(s, e, words) for words in _sentences(document.text) for s, e in _phrases(words)]
+    found = [(s, e, words) for words in _sentences(document.text) for s, e in phrases(words)]
     # A draw without replacement by weight: Efraimidis & Spirakis 2006.
-    phrases.sort(
-        key=lambda found: rng.random() ** (1 / _WEIGHTS[_kind(document.text[found[0] : found[1]])]),
+    found.sort(
+        key=lambda each: rng.random() ** (1 / _WEIGHTS[_kind(document.text[each[0] : each[1]])]),
         reverse=True,
     )
     asked = []
-    for start, end, words in phrases[: len(document.text) // _CHARS_PER_QUESTION]:
+    for start, end, words in found[: len(document.text) // _CHARS_PER_QUESTION]:
         answer = document.text[start:end]
         asked.append(Asked(_question(words, start, end, _kind(answer), rng), answer, start))
     return asked
@@ -80,19 +80,19 @@ def _documents(text: Path) -> Iterator[tuple[int, Document]]:
 
 def _sentences(text: str) -> Iterator[list[re.Match[str]]]:
     for sentence in _SENTENCE.finditer(text):
-        yield list(_WORD.finditer(text, *sentence.span()))
+        yield list(WORD.finditer(text, *sentence.span()))
 
 
-def _phrases(words: list[re.Match[str]]) -> Iterator[tuple[int, int]]:
+def phrases(words: list[re.Match[str]]) -> Iterator[tuple[int, int]]:
     """Yield the characters of runs of up to four words that are no stop words."""
     run: list[re.Match[str]] = []
     for word in [*words, None]:
         is_next = bool(run) and word is not None and word.start() - run[-1].end() == 1
-        if run and (word is None or word[0].lower() in _STOP_WORDS or not is_next):
+        if run and (word is None or word[0].lower() in STOP_WORDS or not is_next):
             if len(run) <= _MAX_WORDS:
                 yield run[0].start(), run[-1].end()
             run = []
-        if word is not None and word[0].lower() not in _STOP_WORDS:
+        if word is not None and word[0].lower() not in STOP_WORDS:
             run.append(word)
 
 

@@ -17,6 +17,7 @@ from benchmarks.harness import DataMissingError
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.encoders.identity import plan_encoder
 from memstore.encoders.tokens import load_tokenizer
+from memstore.errors import ShapeError
 from memstore.models.extractive_spans import token_spans
 from memstore.types import Document, TokenizedPassage
 
@@ -37,6 +38,7 @@ class Question:
     """A question and where its answer is.
 
     Attributes:
+        text: as asked.
         token_ids: (Q,) int64.
         answer: the gold answer.
         article, document: numbers of the article and of its document.
@@ -44,6 +46,7 @@ class Question:
             passage NO_PASSAGE if a window's edge cuts the answer.
     """
 
+    text: str
     token_ids: np.ndarray
     answer: str
     article: int
@@ -84,6 +87,16 @@ class Material:
         """Return the text of rows `first` to `last` of a passage, both included."""
         rows = self.spans[self.offsets[passage] :]
         return self.texts[passage][rows[first, 0] : rows[last, 1]]
+
+    def text_rows(self, passage: int) -> tuple[int, int]:
+        """Return the first and the last row of a passage that stand for text."""
+        rows = self.spans[slice(*self.offsets[passage : passage + 2])]
+        is_text = np.flatnonzero(rows[:, 0] >= 0)
+        return int(is_text[0]), int(is_text[-1])
+
+    def text(self, passage: int) -> str:
+        """Return the text of a passage, without its document's title."""
+        return self.answer(passage, *self.text_rows(passage))
 
 
 Ask = Callable[[Document], list[Asked]]
@@ -135,12 +148,20 @@ def build(documents: Iterator[tuple[int, Document]], ask: Ask, cached: Path) -> 
             ids = np.array(tokenizer.encode(each.text).ids, np.int64)
             place = _find(spans[first:], each.start, each.start + len(each.answer))
             passage = NO_PASSAGE if place[0] == NO_PASSAGE else first + place[0]
-            questions.append(Question(ids, each.answer, number, owner, passage, *place[1:]))
+            questions.append(
+                Question(each.text, ids, each.answer, number, owner, passage, *place[1:])
+            )
     offsets = np.cumsum([0, *(len(each.token_ids) for each in passages)])
     if not cached.exists():
         np.save(cached, _encode(passages, offsets))
+    memories = np.load(cached)
+    if len(memories) != offsets[-1]:
+        raise ShapeError(
+            f"{cached}: got memories of {len(memories)} tokens, wanted {offsets[-1]}; it is of "
+            "other data or another encoder: remove it"
+        )
     return Material(
-        memories=np.load(cached),
+        memories=memories,
         token_ids=np.concatenate([each.token_ids for each in passages]).astype(np.int64),
         offsets=offsets,
         spans=np.concatenate(spans),

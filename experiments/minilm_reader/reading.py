@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from experiments.minilm_reader.batches import Batch, reading_batches
+from experiments.minilm_reader.batches import Batch, reading_batches, training_batches
 from experiments.minilm_reader.material import Material, Question
 from memstore.evaluation.reading import exact_match, f1
 from memstore.models.extractive import ExtractiveLumen
@@ -21,15 +22,35 @@ _WARM_UP = 0.1  # of the steps
 # A wider product of bfloat16 than the processor has is emulated, at a tenth of the speed.
 HAS_BFLOAT16 = bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How long and how fast to train.
+
+    Attributes:
+        rate: AdamW's, of the live layers.
+        num_epochs: how often each question comes.
+        batch_size: questions a step.
+        num_passages: of each question: the one with its answer, and distractors.
+        memory_rate: AdamW's, of the memory encoder; 0: it is frozen.
+    """
+
+    rate: float
+    num_epochs: int
+    batch_size: int
+    num_passages: int
+    memory_rate: float = 0.0
+
+
 Remember = Callable[[Batch], torch.Tensor]
 """From a batch to its memories, (B, K, P, D)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """What a reader made of Q questions: (Q,) each, EM and F1 from 0 to 1.
+    """What a reader made of Q questions: (Q,) each, from 0 to 1.
 
-    `is_found`: the answer was taken from the passage that holds it.
+    `is_found`: the answer was taken from the passage that holds the gold answer.
     """
 
     em: np.ndarray
@@ -45,31 +66,40 @@ def remember(material: Material) -> Remember:
 
 def train(
     model: ExtractiveLumen,
-    batches: Iterable[Batch],
+    material: Material,
+    questions: Sequence[Question],
     remembered: Remember,
-    *,
-    num_steps: int,
-    rate: float,
-    memory_rate: float = 0.0,
-) -> float:
-    """Train live layers and head, and the memory encoder's layers where it is not frozen.
+    training: Training,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Train live layers and head, and the memory encoder's layers where they have a rate.
 
     The question encoder stays as it is: trained on so little it loses its likeness to the memory
-    encoder, on which all matching rests.
+    encoder, on which all matching rests. There is no dropout: every question comes once or twice,
+    drawing takes a third of the time, and a codebook is to follow memories as they will be stored.
 
     Returns:
-        Mean loss over the last tenth of the steps.
+        "steps", and "loss", the mean over the last tenth of them.
     """
-    model.question_encoder.requires_grad_(False)
-    optimizer = torch.optim.AdamW(_groups(model, rate, memory_rate), weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / (_WARM_UP * num_steps), 1.0) * max(0.0, 1 - step / num_steps),
-    )
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    batches = [
+        batch
+        for _ in range(training.num_epochs)
+        for batch in training_batches(
+            material,
+            questions,
+            batch_size=training.batch_size,
+            num_passages=training.num_passages,
+            rng=rng,
+        )
+    ]
+    model.requires_grad_(False)
+    groups = _groups(model, training)
+    parameters = [each for group in groups for each in group["params"]]
+    for each in parameters:
+        each.requires_grad_(True)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _slope(len(batches)))
     losses = []
-    model.train()
-    model.question_encoder.eval()
     for batch in batches:
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
             output = model(
@@ -87,20 +117,18 @@ def train(
         optimizer.step()
         schedule.step()
         losses.append(output.loss.item())
-    model.eval()
-    return float(np.mean(losses[-max(1, num_steps // 10) :]))
+    last = losses[-max(1, len(losses) // 10) :]
+    return {"steps": len(losses), "loss": float(np.mean(last))}
 
 
 @torch.inference_mode()
 def read(model: ExtractiveLumen, material: Material, questions: Sequence[Question]) -> Reading:
     """Answer questions from a material's memories."""
     remembered = remember(material)
-    em, scores, is_found = [], [], []
-    batches = reading_batches(
+    answers = []
+    for batch in reading_batches(
         material, questions, batch_size=_BATCH_SIZE, num_passages=NUM_PASSAGES
-    )
-    rest = iter(questions)
-    for batch in batches:
+    ):
         with torch.autocast("cpu", torch.bfloat16, enabled=HAS_BFLOAT16):
             output = model(
                 batch.question_ids,
@@ -110,28 +138,39 @@ def read(model: ExtractiveLumen, material: Material, questions: Sequence[Questio
                 text_mask=batch.text_mask,
             )
         best = best_spans(output)
-        passages = batch.passages.gather(1, best.passages[:, None])[:, 0].tolist()
-        for passage, first, last in zip(
-            passages, best.starts.tolist(), best.ends.tolist(), strict=True
-        ):
-            question = next(rest)
-            answer = material.answer(passage, first, last)
-            em.append(exact_match(answer, [question.answer]))
-            scores.append(f1(answer, [question.answer]))
-            is_found.append(passage == question.passage)
-    return Reading(np.array(em), np.array(scores), np.array(is_found))
+        passages = batch.passages.gather(1, best.passages[:, None])[:, 0]
+        places = zip(passages.tolist(), best.starts.tolist(), best.ends.tolist(), strict=True)
+        answers += [(place[0], material.answer(*place)) for place in places]
+    return score(questions, answers)
 
 
-def _groups(model: ExtractiveLumen, rate: float, memory_rate: float) -> list[dict[str, object]]:
+def score(questions: Sequence[Question], answers: Sequence[tuple[int, str]]) -> Reading:
+    """Compare answers, each with the passage that it was taken from, with the gold ones."""
+    pairs = list(zip(questions, answers, strict=True))
+    return Reading(
+        em=np.array([exact_match(answer, [each.answer]) for each, (_, answer) in pairs]),
+        f1=np.array([f1(answer, [each.answer]) for each, (_, answer) in pairs]),
+        is_found=np.array([float(passage == each.passage) for each, (passage, _) in pairs]),
+    )
+
+
+def _groups(model: ExtractiveLumen, training: Training) -> list[dict[str, Any]]:
     heads = [
         *model.match.parameters(),
         *model.span_head.parameters(),
         *model.null_head.parameters(),
     ]
-    groups: list[dict[str, object]] = [
-        {"params": heads, "lr": rate * _HEAD_SPEED},
-        {"params": list(model.live.parameters()), "lr": rate},
+    groups: list[dict[str, Any]] = [
+        {"params": heads, "lr": training.rate * _HEAD_SPEED},
+        {"params": list(model.live.parameters()), "lr": training.rate},
     ]
-    if memory_rate:
-        groups.append({"params": list(model.memory_encoder.layers.parameters()), "lr": memory_rate})
+    if training.memory_rate:
+        layers = list(model.memory_encoder.layers.parameters())
+        groups.append({"params": layers, "lr": training.memory_rate})
     return groups
+
+
+def _slope(num_steps: int) -> Callable[[int], float]:
+    """Return the share of the learning rate by step: up for a tenth of the steps, then down."""
+    warm_up = max(1.0, _WARM_UP * num_steps)
+    return lambda step: min((step + 1) / warm_up, 1.0) * (1 - step / num_steps)
