@@ -82,7 +82,7 @@ class Size:
 SIZES = {
     "cpu": Size(
         shape=Shape(
-            dim=192, ffn_dim=384, num_heads=16, head_dim=12, num_layers=3, num_decoder_layers=2
+            dim=96, ffn_dim=192, num_heads=8, head_dim=12, num_layers=3, num_decoder_layers=2
         ),
         recite=Stage(1000, 3500, 4e-3, (1, 2, 4, 8), 25),
         ask=Stage(500, 5000, 2e-3, (2, 2, 4, 8, 8), 5),
