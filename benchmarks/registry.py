@@ -17,6 +17,8 @@ BENCHMARKS = {
     "reader": "Reader: where the time of an answer goes",
     "server_memory": "Memory of the server over the size of its data",
     "index": "Index: exact search against an inverted file",
+    "sessions": "Sessions: bytes, append, resume and search, and ten thousand of them",
+    "melodi": "MELODI: training, reading and writing, against models that keep more or less",
     "cranfield": "Cranfield: ranking by the service against exact search on uncompressed vectors",
 }
 

@@ -24,7 +24,7 @@ from memstore.errors import (
 from memstore.sessions.cache import Cache
 from memstore.sessions.content import Content, from_records, plan_pieces, to_blobs
 from memstore.sessions.opened import Opened
-from memstore.sessions.record import Header, Piece, Record, descend, format_time
+from memstore.sessions.record import Header, Piece, Record, descend, format_time, parse_time
 from memstore.sessions.versions import Versions, check_session_id
 
 _READS = 3
@@ -179,7 +179,7 @@ class Archive:
             )
             pieces = (*pieces, own)
         num_new = content.num_windows_read - before.num_windows_read
-        pieces, num_own = plan_pieces(pieces, num_new, len(content.windows))
+        pieces, num_own = plan_pieces(pieces, num_new, content)
         header = replace(
             before,
             version=before.version + 1,
@@ -213,9 +213,13 @@ class Archive:
         self._versions.commit(end, {})
         self._cache.drop(before.session_id)
 
-    def purge(self, session_id: str) -> None:
-        """Delete what is left of a session that ended long ago."""
-        self._versions.purge(session_id)
+    def clean(self, header: Header, before: float) -> None:
+        """Delete what has been of no use since before a time, in seconds since the epoch: what
+        writers left unfinished, and the end of a session.
+        """
+        self._versions.sweep(header.session_id, before)
+        if header.is_removed and parse_time(header.updated_at) <= before:
+            self._versions.forget(header)
 
     def _ended(self, session_id: str) -> Header | None:
         """Return the end of an earlier session of this name; refuse one that has not ended."""

@@ -1,8 +1,9 @@
 """What a session remembers, in the form in which it is kept; never a tensor.
 
-A version writes the windows that an append completed, and with them those of the pieces before it
-that are less than twice as large. So a queue of Q windows lies in at most log2 Q + 1 objects, each
-of its windows is written about log2 Q times, and an append costs what it appends.
+A version that completes windows writes them and the short-term memories, and takes in the pieces
+before it that are less than twice as large, or small beside those memories. So a queue of Q windows
+lies in at most log2 Q + 1 objects, each of its windows is written about log2 Q times, and an append
+costs what it appends.
 """
 
 from __future__ import annotations
@@ -95,23 +96,26 @@ EMPTY = Content(0, np.empty(0, np.uint8), (), np.empty(0, np.int32), "")
 
 
 def plan_pieces(
-    pieces: Sequence[Piece], num_new: int, num_kept: int
+    pieces: Sequence[Piece], num_new: int, content: Content
 ) -> tuple[tuple[Piece, ...], int]:
     """Decide which windows a version writes itself.
 
     Args:
         pieces: what the version before is made of, itself included, oldest first.
         num_new: windows that were completed since.
-        num_kept: windows in the queue now.
+        content: the memory now.
 
     Returns:
         The pieces that remain, and the number of windows to write, the latest of the queue.
     """
+    num_kept = len(content.windows)
     if not num_new:
         return tuple(pieces), 0
+    # Short-term memories are written anyway: as many bytes of windows more do not double the cost.
+    num_free = content.short.nbytes // max(1, content.windows[-1].rows.nbytes)
     remaining = list(pieces)
     num_written = num_new
-    while remaining and remaining[-1].num_windows < 2 * num_written:
+    while remaining and remaining[-1].num_windows < 2 * num_written + num_free:
         num_written += remaining.pop().num_windows
     num_needed = num_kept - num_written
     first = len(remaining)

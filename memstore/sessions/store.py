@@ -5,6 +5,7 @@ Does not: split text into requests, or know a transport.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -19,7 +20,6 @@ from memstore.sessions.archive import Archive, Make
 from memstore.sessions.cache import Cache
 from memstore.sessions.content import EMPTY, Content
 from memstore.sessions.opened import Opened, info_of
-from memstore.sessions.record import parse_time
 from memstore.sessions.search import best_windows, check_top_k
 from memstore.sessions.values import Continuation, SessionHit, SessionInfo, SessionWindow
 from memstore.sessions.versions import Versions, check_session_id
@@ -279,7 +279,8 @@ class SessionStore:
             self._archive.bury(self._archive.find(session_id).header)
 
     def expire(self) -> Sequence[str]:
-        """Remove the sessions whose time has run out, and what is left of those long removed.
+        """Remove the sessions whose time has run out, and what nobody needs any more: the ends of
+        those long removed, and what writers that died left unfinished.
 
         Returns:
             The names of those that were removed now.
@@ -287,17 +288,12 @@ class SessionStore:
         now = self._clock()
         gone = []
         for header, _ in self._archive.headers():
-            session_id = header.session_id
-            with self._turn(session_id):
-                if header.is_removed:
-                    if parse_time(header.updated_at) + _GRACE_S <= now:
-                        self._archive.purge(session_id)
-                elif header.is_expired(now):
-                    try:
+            with self._turn(header.session_id):
+                self._archive.clean(header, now - _GRACE_S)
+                if not header.is_removed and header.is_expired(now):
+                    with contextlib.suppress(CommitConflictError):
                         self._archive.bury(header)
-                    except CommitConflictError:
-                        continue
-                    gone.append(session_id)
+                        gone.append(header.session_id)
         return gone
 
     def _turn(self, session_id: str) -> threading.Lock:

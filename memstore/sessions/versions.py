@@ -112,10 +112,25 @@ class Versions:
         self._prune(header, listed)
         return len(data)
 
-    def purge(self, session_id: str) -> None:
-        """Delete all that is left of a session, unfinished files included."""
-        for key in list(self._objects.list(f"{session_id}/")):
-            self._objects.delete(key)
+    def sweep(self, session_id: str, before: float) -> None:
+        """Delete what writers that died have left unfinished.
+
+        Args:
+            session_id: whose.
+            before: seconds since the epoch; what is younger may be somebody's at work.
+        """
+        prefix = f"{session_id}/"
+        for key in list(self._objects.list(prefix)):
+            with contextlib.suppress(NotFoundError):
+                if (
+                    not _FILE.fullmatch(key.removeprefix(prefix))
+                    and self._objects.modified_at(key) < before
+                ):
+                    self._objects.delete(key)
+
+    def forget(self, header: Header) -> None:
+        """Delete the version that ended a session; one that was begun since is not touched."""
+        self._objects.delete(_key(header.session_id, header.version))
 
     def _listed(self, session_id: str) -> list[int]:
         prefix = f"{session_id}/"

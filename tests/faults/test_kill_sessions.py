@@ -7,23 +7,26 @@ A moment is a number of answers and a few milliseconds more, drawn from a seed t
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import random
-import re
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
 from memstore import Client
 from memstore.errors import DeadlineError, UnavailableError
-from tests.processes import end
+from tests.faults.session_server import serve
 from tests.tiny_sessions import make_text, save_model
 
+# Servers are forked from a process that has imported what they need: that takes them seconds.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["tests.faults.session_server", "memstore.sessions.language", "torch._dynamo"]
+)
 NAMES = "a", "b", "c"
 _MOST_ANSWERS, _LONGEST_DELAY_S = 12, 0.03
 
@@ -52,40 +55,28 @@ class Sessions:
     written: dict[str, Written] = field(default_factory=lambda: {name: Written() for name in NAMES})
 
     @contextlib.contextmanager
-    def serve(self) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    def serve(self) -> Iterator[tuple[BaseProcess, Client]]:
         """Start a server and connect to it; it is killed in the end."""
-        command = [sys.executable, "-m", "memstore", "serve", "--grpc", "127.0.0.1:0"]
-        command += ["--http", "127.0.0.1:0", "--store", str(self.folder / "store")]
-        command += ["--sessions", str(self.folder / "sessions")]
-        command += ["--session-model", str(self.model)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        receiver, sender = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=serve, args=(self.folder, self.model, sender))
+        process.start()
+        sender.close()
         try:
-            assert process.stderr is not None
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if found := re.search(r"gRPC (\S+), HTTP", line):
-                    break
-            else:
-                pytest.fail("".join(lines))
-            with Client(found[1], timeout_s=60, cache_dir=self.folder / "codecs") as client:
+            with Client(receiver.recv(), timeout_s=60, cache_dir=self.folder / "codecs") as client:
                 yield process, client
         finally:
-            end([process.pid])
-            process.communicate()
+            process.kill()
+            process.join()
 
-    def append_until_killed(
-        self, process: subprocess.Popen[str], client: Client, rng: random.Random
-    ) -> int:
+    def append_until_killed(self, process: BaseProcess, client: Client, rng: random.Random) -> int:
         """Append to all sessions in turn until the server is gone; return the number of answers."""
         num_answers, delay_s = rng.randrange(1, _MOST_ANSWERS), rng.uniform(0, _LONGEST_DELAY_S)
         is_time = threading.Event()
 
         def kill() -> None:
             is_time.wait()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(delay_s)
-            process.send_signal(signal.SIGKILL)
+            process.join(delay_s)
+            process.kill()
 
         killer = threading.Thread(target=kill)
         killer.start()
@@ -155,6 +146,7 @@ def test_a_killed_server_loses_nothing_it_answered(sessions: Sessions) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(100, 110))
 def test_a_hundred_kills_lose_nothing(sessions: Sessions, seed: int) -> None:
     """Ten at a time."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -26,7 +29,7 @@ from memstore.errors import (
 from memstore.sessions import SessionInfo, SessionModel, SessionStore
 from memstore.storage import PosixStore
 from tests.integration.serving.conftest import Running
-from tests.tiny_sessions import make_session_model, make_text
+from tests.tiny_sessions import make_session_model, make_text, save_model
 
 Call = Callable[..., Any]
 
@@ -314,3 +317,28 @@ def test_a_server_expires_sessions_by_itself(
 
     content = b"".join(path.read_bytes() for path in (tmp_path / "sessions" / "s").iterdir())
     assert b'"is_removed":true' in content
+
+
+def test_the_command_serves_sessions_across_restarts(
+    store_dir: Path, tmp_path: Path, connect: Callable[..., Any]
+) -> None:
+    """As an operator starts it, stops it and starts it again."""
+    command = [sys.executable, "-m", "memstore", "serve", "--store", str(store_dir)]
+    command += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    command += ["--sessions", str(tmp_path / "sessions")]
+    command += ["--session-model", str(save_model(tmp_path / "model"))]
+
+    def appended(create: bool) -> SessionInfo:
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, "")
+            found = next(filter(None, (re.search(r"gRPC (\S+), HTTP", line) for line in lines)))
+            client = connect(found[1])
+            if create:
+                client.sessions.create("s")
+            info: SessionInfo = client.sessions.append("s", make_text(12))
+            process.terminate()
+        return info
+
+    assert appended(create=True).num_tokens == 12
+    assert appended(create=False).num_tokens == 24

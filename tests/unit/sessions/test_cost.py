@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memstore.sessions import SessionModel, SessionStore
-from memstore.sessions.content import plan_pieces
+from memstore.sessions.content import EMPTY, Window, plan_pieces
 from memstore.sessions.record import Piece
 from memstore.storage import PosixStore
 from memstore.storage.objects import Buffer
@@ -73,33 +75,37 @@ def test_what_windows_cost_does_not_grow_with_the_session(
 
     overhead = 3000  # header, tail, and texts
     for part in (written[:128], written[128:256]):
-        assert sum(part) / 128 < short_bytes + 8 * window_bytes + overhead
-    assert store.info("s").num_bytes < 3 * 128 * window_bytes + 9 * (short_bytes + overhead)
+        assert sum(part) / 128 < 2 * short_bytes + 8 * window_bytes + overhead
+    assert store.info("s").num_bytes < 2 * 128 * window_bytes + 4 * (short_bytes + overhead)
 
 
+@pytest.mark.parametrize("num_free", [0, 6, 200])
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 64, 200])
-def test_pieces_always_hold_the_queue_and_stay_few(step: int) -> None:
-    """However many windows come at a time: the pieces and what is written are its latest windows,
-    and each piece is at least twice as large as the next.
+def test_pieces_always_hold_the_queue_and_stay_few(step: int, num_free: int) -> None:
+    """However many windows come at a time: the pieces and what is written are its latest windows;
+    each piece is at least twice as large as the next, and larger than the short-term memories.
     """
-    num_queue, num_read = 128, 0
+    window = Window("", np.zeros((1, 10), np.uint8))
+    short = np.zeros(10 * num_free, np.uint8)
+    num_read = 0
     pieces: tuple[Piece, ...] = ()
     for version in range(1, 400):
         num_read += step
-        kept = min(num_read, num_queue)
-        pieces, num_own = plan_pieces(pieces, step, kept)
+        kept = min(num_read, 128)
+        content = replace(EMPTY, short=short, windows=(window,) * kept)
+        pieces, num_own = plan_pieces(pieces, step, content)
         own = Piece(version=version, commit_id="", num_windows=num_own, num_bytes=0)
         sizes = [piece.num_windows for piece in (*pieces, own)]
         assert sum(sizes) >= kept
         assert sum(sizes[1:]) < kept
-        assert all(large >= 2 * small for large, small in pairwise(sizes))
+        assert all(large >= 2 * small + num_free for large, small in pairwise(sizes))
         pieces = (*pieces, own)
 
 
 def test_an_append_without_windows_keeps_the_pieces() -> None:
     """It writes none."""
     piece = Piece(version=3, commit_id="", num_windows=4, num_bytes=0)
-    assert plan_pieces((piece,), 0, 4) == ((piece,), 0)
+    assert plan_pieces((piece,), 0, EMPTY) == ((piece,), 0)
 
 
 def test_a_fork_is_one_object(store: SessionStore, open_store: OpenStore, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -249,11 +250,25 @@ def test_expire_removes_what_has_run_out(open_store: OpenStore, clock: Clock, ro
 
     assert store.expire() == ["goes"]
     assert len(list((root / "goes").iterdir())) == 1
-    (root / "goes" / ".tmp-left").write_bytes(b"half")
     clock.now += 73 * 3600
     assert store.expire() == []
     assert list((root / "goes").iterdir()) == []
     assert [info.session_id for info in store.list()] == ["stays"]
+
+
+def test_expire_deletes_what_dead_writers_left(
+    store: SessionStore, clock: Clock, root: Path
+) -> None:
+    """After three days; what is younger may be a writer's at work."""
+    old, young = root / "s" / ".tmp-old", root / "s" / ".tmp-young"
+    for path, age_s in ((old, 73 * 3600), (young, 60)):
+        path.write_bytes(b"half")
+        os.utime(path, (clock.now - age_s, clock.now - age_s))
+
+    store.expire()
+    assert young.exists()
+    assert not old.exists()
+    assert store.append("s", "sea").version == 2
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf")])
