@@ -1,0 +1,1 @@
+"""LongVQ's claims, tried small."""

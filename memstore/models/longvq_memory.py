@@ -1,0 +1,107 @@
+"""How many bytes a pass over texts takes, before it is tried.
+
+Running out of memory kills a process, or stalls the machine; an estimate says so beforehand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from memstore.errors import ConfigError
+from memstore.models.longvq_config import Attention, KeyGradient, LongVQConfig
+
+_SMALL = 1 << 30  # bytes: below that nobody asks the machine
+_MEMINFO = Path("/proc/meminfo")
+
+
+def estimate_bytes(
+    config: LongVQConfig,
+    batch_size: int,
+    length: int,
+    *,
+    itemsize: int = 4,
+    keeps_activations: bool = True,
+    checkpointing: bool = False,
+) -> int:
+    """Estimate what a pass takes at its peak, parameters left out.
+
+    Args:
+        config: of the model.
+        batch_size: B.
+        length: L.
+        itemsize: bytes of a number.
+        keeps_activations: gradients are recorded.
+        checkpointing: only what enters each block is kept.
+
+    Returns:
+        Bytes; within a factor of 1.5 of what was measured on the CPU (ADR 0009).
+    """
+    keys = config.num_heads * config.key_dim
+    # Of a token in a block, counted: norms, gates, state space, queries and keys, values twice.
+    kept = 14 * config.dim + 6 * keys + 6 * config.value_dim + 2 * config.ffn_dim
+    at_work = 6 * config.dim + 2 * keys + 4 * config.value_dim
+    if config.attention is Attention.FULL or (
+        config.key_gradient is KeyGradient.DENSE and config.has_codes and keeps_activations
+    ):
+        at_work += 4 * config.num_heads * length
+        kept += 3 * config.num_heads * length
+    if not keeps_activations:
+        floats = at_work + 2 * config.dim
+    elif checkpointing:
+        floats = config.num_layers * config.dim + kept + at_work
+    else:
+        floats = config.num_layers * kept + at_work
+    return batch_size * length * floats * itemsize
+
+
+def check_memory(
+    config: LongVQConfig,
+    batch_size: int,
+    length: int,
+    *,
+    device: torch.device,
+    itemsize: int,
+    keeps_activations: bool,
+    checkpointing: bool,
+) -> None:
+    """Refuse texts that are longer than memory allows.
+
+    Raises:
+        ConfigError: with the bytes that it would take and those that there are.
+    """
+    wanted = estimate_bytes(
+        config,
+        batch_size,
+        length,
+        itemsize=itemsize,
+        keeps_activations=keeps_activations,
+        checkpointing=checkpointing,
+    )
+    if wanted < _SMALL:
+        return
+    available = available_bytes(device)
+    if available is not None and wanted > available:
+        advice = "read fewer or shorter texts at a time"
+        if keeps_activations and not checkpointing:
+            advice += ", or set checkpointing"
+        raise ConfigError(
+            f"tokens: {batch_size} x {length} would take about {wanted / 2**30:.1f} GiB on "
+            f"{device}, which has {available / 2**30:.1f} GiB; {advice}",
+            wanted_bytes=wanted,
+            available_bytes=available,
+        )
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Return the memory that a device can still give; None if it does not say."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu" or not _MEMINFO.exists():
+        return None
+    for line in _MEMINFO.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None

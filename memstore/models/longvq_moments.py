@@ -1,0 +1,94 @@
+"""The gradient of keys that queries see through their codes alone, without going through all pairs.
+
+Let g_i be the gradient of query i's output, and v_j the value of a far key of code c. The gradient
+of their logit is a_ic·(g_i·v_j - d_i), where neither a_ic nor d_i = g_i·output_i depends on j. So
+that of the key is
+
+    Σ_i a_ic·(g_i·v_j - d_i)·q_i = M_c·v_j - m_c,   M_c = Σ a_ic·q_i⊗g_i,   m_c = Σ a_ic·d_i·q_i
+
+and it is enough to move a (K, E + 1) moment for each code on from block to block. This is the exact
+gradient of attention to every token, at O(L·S·K·E). Of wide values, g and v are multiplied with one
+random matrix of ±1 / √width: g·v is then right on average, and the cost O(L·S·K·width).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from memstore.models.longvq_sums import code_slots, due_blocks
+
+
+class FarKeyGradient:
+    """The gradient of far keys, block of queries after block of queries.
+
+    Args:
+        into: (R, A', W, K), what it is added to.
+        values: (R, A', W, E).
+        codes: (R, A', W) int64.
+        num_codes: S.
+        num_blocks: A.
+        is_key: (R, A', W) bool; what is no key gets no gradient.
+        width: values that are wider are projected to this.
+        is_causal: attention does not look ahead.
+    """
+
+    def __init__(
+        self,
+        into: torch.Tensor,
+        values: torch.Tensor,
+        codes: torch.Tensor,
+        num_codes: int,
+        num_blocks: int,
+        *,
+        is_key: torch.Tensor,
+        width: int,
+        is_causal: bool,
+    ) -> None:
+        self.into, self.codes, self.num_blocks, self.is_causal = into, codes, num_blocks, is_causal
+        self._projection = None
+        if values.shape[3] > width:
+            signs = torch.randint(2, (values.shape[3], width), device=values.device)
+            self._projection = (2 * signs - 1).to(values.dtype) / width**0.5
+        ones = is_key[..., None].to(values.dtype)
+        self._sides = torch.cat([self._projected(values), ones], dim=3)
+        size = into.shape[3] * self._sides.shape[3]
+        self._moments = into.new_zeros(len(into), num_codes, size)
+        self._block = 0
+
+    def add(
+        self,
+        slopes: torch.Tensor,
+        queries: torch.Tensor,
+        grad: torch.Tensor,
+        shares: torch.Tensor,
+    ) -> None:
+        """Take in the next block of queries.
+
+        Args:
+            slopes: (R, r, S), how the weight of one key grows with its logit.
+            queries: (R, r, K).
+            grad: (R, r, E), of the output.
+            shares: (R, r, 1), d: grad times output.
+        """
+        sides = torch.cat([self._projected(grad), -shares], dim=2)
+        products = (queries[..., None] * sides[..., None, :]).flatten(2)  # (R, r, K·(width + 1))
+        self._moments.baddbmm_(slopes.mT, products)
+        for block, sign in due_blocks(self._block, self.num_blocks, is_causal=self.is_causal):
+            self._give(block, sign)
+        self._block += 1
+
+    def finish(self) -> None:
+        """Add what is known when all blocks were seen."""
+        for block in range(self.num_blocks - 1):
+            self._give(block, 1)
+
+    def _give(self, block: int, sign: int) -> None:
+        num_rows, _, size, key_dim = self.into.shape
+        slots = code_slots(self.codes[:, block], self._moments.shape[1])
+        moments = self._moments.flatten(0, 1).index_select(0, slots)
+        sides = self._sides[:, block].flatten(0, 1)
+        given = torch.bmm(moments.view(len(sides), key_dim, -1), sides[..., None])
+        self.into[:, block].add_(given.view(num_rows, size, key_dim), alpha=sign)
+
+    def _projected(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if self._projection is None else tensor @ self._projection
