@@ -24,7 +24,9 @@ class Size:
         most_tokens: a held-out document is read so far.
         decay: of the moving averages that move a codebook in training.
         num_entries: of queues that a codec is fitted to, at most.
-        recall: shape of the models that are asked; as `language`.
+        recall: shape of the models that are asked; as `language`. Slots that no window has filled
+            are masked: softmax over a queue of zeros tells a model that begins too little to learn
+            from in minutes.
         task, course, test: what they learn, and what they are asked.
         num_seeds: of weights, order of documents and streams.
     """

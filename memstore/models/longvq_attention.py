@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F
 
 from memstore.models.longvq_config import Weighting
-from memstore.models.longvq_factored import FactoredAttention, Layout, laplace, masked_logit
+from memstore.models.longvq_factored import FactoredAttention
+from memstore.models.longvq_groups import Layout, laplace, masked_logit
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Running:
     """A server in a thread with an event loop of its own."""
 
     def __init__(
-        self, store: Store, settings: dict[str, Any], sessions: SessionStore | None
+        self, store: Store, settings: dict[str, Any], sessions: SessionStore | None = None
     ) -> None:
         free = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "drain_s": 0.0, "grace_s": 5.0}
         self.server = Server(store, load_settings(store="-", **{**free, **settings}), sessions)
