@@ -58,7 +58,7 @@ SIZES = {
             queue_windows=32,
             dropout=0.0,
         ),
-        training=MelodiOptions(steps=960, batch_size=4, learning_rate=3e-3, warmup_steps=80),
+        training=MelodiOptions(steps=880, batch_size=4, learning_rate=3e-3, warmup_steps=80),
         further=MelodiOptions(steps=160, batch_size=4, learning_rate=6e-4, warmup_steps=16),
         most_tokens=128 * 64 + 1,
         decay=0.99,

@@ -151,7 +151,7 @@ def test_factored_is_dense_over_several_groups(
     rule: AttentionRule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Long texts are worked on part by part; here a part is two blocks."""
-    monkeypatch.setattr("memstore.models.longvq_factored._SCORES", 150)
+    monkeypatch.setattr("memstore.models.longvq_groups._SCORES", 150)
     case = make_case(rule, length=90, has_holes=True)
     assert_same(case, rule)
     assert_exact_by_moments(case, rule)
