@@ -14,6 +14,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,9 @@ def run_missing(
 
     Returns:
         How many runs failed.
+
+    Raises:
+        BrokenProcessPool: if a process died, of too little memory say.
     """
     num_failed = 0
     for key, result in _outcomes(log.missing(keys), run, num_workers):
@@ -114,8 +119,19 @@ def _outcomes(
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
+            except BrokenProcessPool:
+                raise  # a process died: none of the others will run either
             except Exception as err:  # as above
                 yield futures[future], err
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for whoever holds the lock of a file, then hold it; the file and its folder are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

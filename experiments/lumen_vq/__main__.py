@@ -8,45 +8,20 @@ is read but what the task generates.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from experiments.lumen_vq.arms import arms, keys
 from experiments.lumen_vq.report import report
-from experiments.lumen_vq.runs import Workshop
+from experiments.lumen_vq.runs import Runner
 from experiments.lumen_vq.sizes import SIZES
 from experiments.results import ResultLog, run_missing
 
 _RESULTS = Path(__file__).parent / "results"
 _CACHE = Path(tempfile.gettempdir()) / "memstore-lumen-vq"
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Runs keys in whatever process; each has a workshop of its own."""
-
-    size: str
-    cache: Path
-    threads: int
-
-    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rest of a key's row."""
-        torch.set_num_threads(self.threads)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        return _workshop(self.size, self.cache).run(key)
-
-
-@lru_cache(maxsize=1)
-def _workshop(size: str, cache: Path) -> Workshop:
-    return Workshop(SIZES[size], cache / size)
 
 
 def main() -> int:

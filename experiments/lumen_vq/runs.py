@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import fcntl
 import json
 import logging
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from experiments.lumen_vq.reading import (
     learn_to_recite,
     new_reader,
 )
-from experiments.lumen_vq.sizes import Size, Stage
+from experiments.lumen_vq.sizes import SIZES, Size, Stage
 from experiments.lumen_vq.statistics import share_right, to_text
 from experiments.lumen_vq.task import Questions, ask
 from experiments.lumen_vq.world import World
+from experiments.results import locked
 from memstore.codec import ProductCodec
 from memstore.codec.sample import Sample
 from memstore.models.lumen import Lumen
@@ -108,7 +108,7 @@ class Workshop:
     def _reader(self, name: str, seed: int) -> Path:
         """Return the folder of an arm's reader; train it if nobody has."""
         folder = self.cache / f"{name.replace('/', ' of ')} seed {seed}"
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             if not (folder / _TRAINING).exists():
                 self._learn(self.arms[name], seed, folder)
         return folder
@@ -184,9 +184,24 @@ def _shortened(world: World, share: float) -> World:
     return shortened
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+@dataclass(frozen=True)
+class Runner:
+    """Runs keys in whatever process; each has a workshop of its own.
+
+    It stands here and not beside `main`: other processes cannot import a `__main__`.
+    """
+
+    size: str
+    cache: Path
+    threads: int
+
+    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the rest of a key's row."""
+        torch.set_num_threads(self.threads)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+        return _workshop(self.size, self.cache).run(key)
+
+
+@lru_cache(maxsize=1)
+def _workshop(size: str, cache: Path) -> Workshop:
+    return Workshop(SIZES[size], cache / size)

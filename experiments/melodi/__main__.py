@@ -8,47 +8,21 @@ language task reads the archives of text/ under `--data`; the recall task reads 
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from experiments.melodi.arms import Task, keys
 from experiments.melodi.report import report
-from experiments.melodi.runs import Workshop
+from experiments.melodi.runs import Runner
 from experiments.melodi.sizes import SIZES
 from experiments.results import ResultLog, run_missing
 
 _RESULTS = Path(__file__).parent / "results"
 _CACHE = Path(tempfile.gettempdir()) / "memstore-melodi"
 _TASKS: tuple[Task, ...] = ("recall", "language")
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Runs keys in whatever process; each has a workshop of its own."""
-
-    size: str
-    cache: Path
-    text: Path | None
-    threads: int
-
-    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rest of a key's row."""
-        torch.set_num_threads(self.threads)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        return _workshop(self.size, self.cache, self.text).run(key)
-
-
-@lru_cache(maxsize=1)
-def _workshop(size: str, cache: Path, text: Path | None) -> Workshop:
-    return Workshop(SIZES[size], cache / size, text)
 
 
 def main() -> int:

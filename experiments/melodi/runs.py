@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ from experiments.melodi.queues import (
 from experiments.melodi.recall import make_streams
 from experiments.melodi.recalling import ask, learn_to_recall
 from experiments.melodi.scoring import score_each
-from experiments.melodi.sizes import Size
+from experiments.melodi.sizes import SIZES, Size
 from experiments.melodi.statistics import to_text
 from experiments.melodi.text import read_split
+from experiments.results import locked
 from memstore.codec import ProductCodec
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
@@ -116,7 +116,7 @@ class Workshop:
     def _learnt(self, task: Task, name: str, seed: int) -> Path:
         """Return the folder of an arm's model; train it if nobody has."""
         folder = self.cache / task / f"{name.replace('/', ' of ')} seed {seed}"
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             if not (folder / _TRAINING).exists():
                 self._learn(task, name, seed, folder)
         return folder
@@ -199,7 +199,7 @@ class Workshop:
         if self._text is None:
             raise ValueError("no text: give --data, the folder that holds text/")
         file = self.cache / "tokenizer.json"
-        with _locked(file.with_suffix(".lock")):
+        with locked(file.with_suffix(".lock")):
             return read_split(
                 self._text,
                 vocab_size=self.size.language.vocab_size,
@@ -218,9 +218,25 @@ def _memory(config: MelodiConfig, rate: int) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+@dataclass(frozen=True)
+class Runner:
+    """Runs keys in whatever process; each has a workshop of its own.
+
+    It stands here and not beside `main`: other processes cannot import a `__main__`.
+    """
+
+    size: str
+    cache: Path
+    text: Path | None
+    threads: int
+
+    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the rest of a key's row."""
+        torch.set_num_threads(self.threads)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+        return _workshop(self.size, self.cache, self.text).run(key)
+
+
+@lru_cache(maxsize=1)
+def _workshop(size: str, cache: Path, text: Path | None) -> Workshop:
+    return Workshop(SIZES[size], cache / size, text)
