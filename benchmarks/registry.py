@@ -19,6 +19,7 @@ BENCHMARKS = {
     "index": "Index: exact search against an inverted file",
     "sessions": "Sessions: bytes, append, resume and search, and ten thousand of them",
     "melodi": "MELODI: training, reading and writing, against models that keep more or less",
+    "longvq": "LongVQ: time and memory by length, against attention to every token",
     "cranfield": "Cranfield: ranking by the service against exact search on uncompressed vectors",
 }
 

@@ -1,0 +1,281 @@
+"""LongVQ: time and memory by length of the text, against attention that looks at every token.
+
+The rivals are torch's own TransformerEncoder of the same width and depth, its attention fused
+(scaled_dot_product_attention) or, as the vanilla Transformer has it, with all weights in memory.
+Weights and texts are random: neither time nor memory depends on their values.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.harness import (
+    Cell,
+    Context,
+    Outcome,
+    Table,
+    check,
+    measure,
+    quotient,
+    rate,
+)
+from memstore.models.longvq import LongVQ
+from memstore.models.longvq_config import Attention, KeyGradient, LongVQConfig
+
+VANILLA, FUSED = "vanilla attention", "scaled_dot_product_attention"
+SPACE, LONGVQ, CHECKPOINTED = "state space alone", "LongVQ", "LongVQ, checkpointing"
+_OURS = (SPACE, LONGVQ, CHECKPOINTED)
+NAMES = (VANILLA, FUSED, *_OURS)
+
+Place = tuple[str, int]
+"""A model, and a length in tokens."""
+
+_TOLERANCE = 1e-4
+_MIB = 1 << 20
+_SHORT = 64  # tokens of a step that fills pools and caches before memory is measured
+# glibc keeps freed blocks below a threshold that it raises; with these it gives all of them back.
+_GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is compared.
+
+    Attributes:
+        config: of LongVQ; the rivals have its width, depth and vocabulary, heads of 64 and a
+            feed-forward layer four times as wide as the model, as Transformers have.
+        lengths: of a text, and which models read it: quadratic ones take minutes beyond.
+        rounds: of timing.
+    """
+
+    config: LongVQConfig
+    lengths: dict[int, tuple[str, ...]]
+    rounds: int
+
+    def places(self) -> Iterator[Place]:
+        """Return every model at every length that it reads."""
+        return ((name, length) for length, names in self.lengths.items() for name in names)
+
+
+_FULL = Shape(
+    config=LongVQConfig(vocab_size=256, dim=256, num_layers=4),
+    lengths={
+        1024: NAMES,
+        4096: NAMES,
+        8192: _OURS,
+        16_384: (FUSED, *_OURS),
+        65_536: _OURS,
+    },
+    rounds=5,
+)
+_QUICK = Shape(
+    config=LongVQConfig(
+        vocab_size=256, dim=64, num_layers=2, num_codes=16, key_dim=16, value_dim=64, window=32
+    ),
+    lengths={128: NAMES, 256: NAMES},
+    rounds=2,
+)
+
+
+class Transformer(nn.Module):
+    """A Transformer that looks at every token, in both directions.
+
+    Args:
+        config: see `Shape`.
+        backend: how attention is computed.
+    """
+
+    def __init__(self, config: LongVQConfig, backend: SDPBackend) -> None:
+        super().__init__()
+        self._backend = backend
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        layer = nn.TransformerEncoderLayer(
+            config.dim,
+            max(1, config.dim // 64),
+            4 * config.dim,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.encoder = nn.TransformerEncoder(layer, config.num_layers, enable_nested_tensor=False)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return (B, L, D) of (B, L) tokens."""
+        with sdpa_kernel(self._backend):
+            hidden: torch.Tensor = self.encoder(self.embedding(tokens))
+        return hidden
+
+
+def build(name: str, config: LongVQConfig) -> nn.Module:
+    """Return a model by name, its weights drawn by a fixed seed."""
+    torch.manual_seed(0)
+    if name == VANILLA:
+        return Transformer(config, SDPBackend.MATH)
+    if name == FUSED:
+        return Transformer(config, SDPBackend.FLASH_ATTENTION)
+    if name == SPACE:
+        config = replace(config, attention=Attention.NONE)
+    return LongVQ(config, checkpointing=name == CHECKPOINTED)
+
+
+def train(model: nn.Module, tokens: torch.Tensor) -> None:
+    """Run a model forward and backward, all but the optimizer's part of a step."""
+    output = model.train()(tokens)
+    hidden = output if isinstance(output, torch.Tensor) else output.hidden
+    hidden.square().mean().backward()
+    for weight in model.parameters():
+        weight.grad = None
+
+
+@torch.no_grad()
+def read(model: nn.Module, tokens: torch.Tensor) -> None:
+    """Run a model forward."""
+    model.eval()(tokens)
+
+
+def run(context: Context) -> Outcome:
+    """Time both passes at every length in turns, then measure memory, a process for each."""
+    torch.backends.mha.set_fastpath_enabled(False)  # which has an attention of its own
+    shape = _QUICK if context.quick else _FULL
+    gates = check({"attention through codes gives what its dense form gives": _agrees})
+    models = {name: build(name, shape.config) for name in NAMES}
+    training, reading = (_time(step, models, shape) for step in (train, read))
+    memory = {
+        (name, length): _measure_memory(name, length, quick=context.quick)
+        for name, length in shape.places()
+    }
+    return Outcome(
+        gates=gates,
+        settings={
+            "dim": shape.config.dim,
+            "layers": shape.config.num_layers,
+            "codes": shape.config.num_codes,
+            "window": shape.config.window,
+            "texts in a batch": 1,
+            "threads": torch.get_num_threads(),
+        },
+        tables=[
+            _table("Training step, tokens a second", _speeds(training, shape), shape),
+            _table("Reading, tokens a second", _speeds(reading, shape), shape),
+            _table("Memory of a training step, MiB", memory, shape),
+            _ratios(training, memory, shape),
+        ],
+        notes=(
+            "A training step is forward and backward, without the optimizer; float32.",
+            "Memory: how far a training step raises the process above what it held before, every "
+            "freed block given back; gradients of the weights are in it.",
+        ),
+    )
+
+
+def _agrees() -> bool:
+    tokens = torch.randint(256, (2, 1024))
+    outputs = []
+    for gradient in (KeyGradient.MOMENTS, KeyGradient.DENSE):
+        model = build(LONGVQ, replace(_FULL.config, key_gradient=gradient)).train()
+        with torch.no_grad():
+            outputs.append(model(tokens).hidden)
+    return torch.allclose(*outputs, atol=_TOLERANCE, rtol=_TOLERANCE)
+
+
+def _time(
+    step: Callable[[nn.Module, torch.Tensor], None], models: dict[str, nn.Module], shape: Shape
+) -> dict[Place, np.ndarray]:
+    places = {f"{name}, {length}": (name, length) for name, length in shape.places()}
+    functions = {}
+    for label, (name, length) in places.items():
+        tokens = torch.randint(shape.config.vocab_size, (1, length))
+        functions[label] = partial(_ignoring_turn, step, models[name], tokens)
+    timings = measure(functions, rounds=shape.rounds)
+    return {place: timings[label] for label, place in places.items()}
+
+
+def _ignoring_turn(
+    step: Callable[[nn.Module, torch.Tensor], None],
+    model: nn.Module,
+    tokens: torch.Tensor,
+    _turn: int,
+) -> None:
+    step(model, tokens)
+
+
+def _measure_memory(name: str, length: int, *, quick: bool) -> int:
+    """Return MiB that a training step takes at its height, measured in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.longvq", name, str(length), "quick" if quick else ""],
+        env={**os.environ, **_GIVE_BACK},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return round(int(done.stdout) / _MIB)
+
+
+def _speeds(timings: Mapping[Place, np.ndarray], shape: Shape) -> dict[Place, Cell]:
+    return {place: rate(timings[place], place[1], "tokens/s") for place in shape.places()}
+
+
+def _table(title: str, cells: Mapping[Place, Cell], shape: Shape) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (name, *(cells.get((name, length), "") for length in shape.lengths)) for name in NAMES
+    ]
+    columns = ("model", *(f"{length:,} tokens" for length in shape.lengths))
+    return Table(title=title, columns=columns, rows=rows)
+
+
+def _ratios(
+    timings: Mapping[Place, np.ndarray], memory: Mapping[Place, int], shape: Shape
+) -> Table:
+    """Return how many times more the rivals need, and how time grows with length."""
+    rows: list[tuple[Cell, ...]] = []
+    for rival in (VANILLA, FUSED):
+        for length, names in shape.lengths.items():
+            if rival not in names:
+                continue
+            needed = (rival, length)
+            figures: list[Cell] = []
+            for ours in (LONGVQ, CHECKPOINTED):
+                figures.append(quotient(timings[needed], timings[ours, length]))
+                figures.append(round(memory[needed] / max(1, memory[ours, length]), 1))
+            rows.append((f"{rival} over ours, {length:,} tokens", *figures))
+    longest, shorter = max(shape.lengths), max(shape.lengths) // 8
+    if (LONGVQ, shorter) in timings:
+        grown: list[Cell] = []
+        for ours in (LONGVQ, CHECKPOINTED):
+            grown.append(quotient(timings[ours, longest], timings[ours, shorter]))
+            grown.append(round(memory[ours, longest] / memory[ours, shorter], 1))
+        rows.append((f"ours at {longest:,} over ours at {shorter:,}", *grown))
+    columns = ("training step", "time", "memory", "time, checkpointing", "memory, checkpointing")
+    return Table(title="Ratios", columns=columns, rows=rows)
+
+
+def _print_memory(name: str, length: str, size: str) -> None:
+    """Print by how many bytes a training step raises this process; what the benchmark runs."""
+    config = (_QUICK if size == "quick" else _FULL).config
+    model = build(name, config)
+    train(model, torch.randint(config.vocab_size, (1, _SHORT)))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    train(model, torch.randint(config.vocab_size, (1, int(length))))
+    print(_status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+if __name__ == "__main__":
+    _print_memory(*sys.argv[1:])
