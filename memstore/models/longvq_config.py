@@ -7,11 +7,11 @@ what each rests on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from memstore.errors import ConfigError, CorruptionError
+from memstore.models.configs import from_values, refused, to_values
 
 
 class StateSpace(StrEnum):
@@ -110,19 +110,19 @@ class LongVQConfig:
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
-                raise _refused(name, getattr(self, name), "at least 1")
+                raise refused(name, getattr(self, name), "at least 1")
         if self.value_dim % self.num_heads:
             wanted = f"a divisor of value_dim = {self.value_dim}"
-            raise _refused("num_heads", self.num_heads, wanted)
+            raise refused("num_heads", self.num_heads, wanted)
         if self.num_codes < 2:
-            raise _refused("num_codes", self.num_codes, "at least 2")
+            raise refused("num_codes", self.num_codes, "at least 2")
         if self.state_size % 2:
-            raise _refused("state_size", self.state_size, "an even number: S4D has pairs")
+            raise refused("state_size", self.state_size, "an even number: S4D has pairs")
         for name in ("decay", "dropout"):
             if not 0 <= getattr(self, name) < 1:
-                raise _refused(name, getattr(self, name), "0 up to, not with, 1")
+                raise refused(name, getattr(self, name), "0 up to, not with, 1")
         if self.commitment < 0:
-            raise _refused("commitment", self.commitment, "0 or more")
+            raise refused("commitment", self.commitment, "0 or more")
 
     @property
     def head_dim(self) -> int:
@@ -141,10 +141,7 @@ class LongVQConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            name: value.value if isinstance(value, StrEnum) else value
-            for name, value in asdict(self).items()
-        }
+        return to_values(self)
 
 
 def parse_config(values: Mapping[str, Any], *, where: str) -> LongVQConfig:
@@ -153,18 +150,7 @@ def parse_config(values: Mapping[str, Any], *, where: str) -> LongVQConfig:
     Raises:
         CorruptionError: if a field is missing, unknown, of the wrong type or out of range.
     """
-    try:
-        for field in fields(LongVQConfig):
-            value = values[field.name]
-            if type(value) not in _types(field.name):
-                raise TypeError(f"{field.name} is {value!r}")  # noqa: TRY301 - joins the others
-        kinds = {name: kind(values[name]) for name, kind in _KINDS.items()}
-        return LongVQConfig(**{**values, **kinds})
-    except (KeyError, TypeError, ValueError) as err:
-        raise CorruptionError(
-            f"{where}: config.json is not that of a LongVQ model: {err}; restore the checkpoint",
-            object=where,
-        ) from err
+    return from_values(LongVQConfig, values, model="LongVQ", where=where)
 
 
 _AT_LEAST_ONE = (
@@ -179,21 +165,3 @@ _AT_LEAST_ONE = (
     "window",
     "moment_width",
 )
-_KINDS: Mapping[str, type[StrEnum]] = {
-    "state_space": StateSpace,
-    "attention": Attention,
-    "weighting": Weighting,
-    "key_gradient": KeyGradient,
-}
-
-
-def _types(name: str) -> tuple[type, ...]:
-    if name in _KINDS:
-        return (str,)
-    if name in ("decay", "commitment", "dropout"):
-        return (float, int)
-    return (bool,) if name.startswith(("is_", "has_", "learns_")) else (int,)
-
-
-def _refused(name: str, got: object, wanted: str) -> ConfigError:
-    return ConfigError(f"{name}: got {got}, wanted {wanted}", option=name)

@@ -1,26 +1,25 @@
-"""What a causal LongVQ model carries from one part of a text to the next: named tensors.
+"""What a causal LongVQ model carries from one part of a text to the next.
 
-Its size does not depend on how much was read. Zeros are the start of a text, for all of them.
+Its size does not depend on how much was read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
 
-from memstore.errors import ConfigError, CorruptionError, ShapeError
+from memstore.errors import ConfigError, ShapeError
 from memstore.models.longvq_attention import Past
 from memstore.models.longvq_block import LayerState
 from memstore.models.longvq_config import Attention, LongVQConfig, StateSpace
-
-_OF_TEXTS = ("position", "mask")  # their first axis is B; of the others it is the layers
+from memstore.models.states import INTEGER, SECOND, TensorState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LongVQState:
+class LongVQState(TensorState):
     """The state of a batch of texts, anywhere in them.
 
     Attributes:
@@ -34,64 +33,14 @@ class LongVQState:
         counts: (N, B, H, S), how many those are.
     """
 
-    position: torch.Tensor
-    space: torch.Tensor
-    mask: torch.Tensor
-    codes: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
-    sums: torch.Tensor
-    counts: torch.Tensor
-
-    def detach(self) -> Self:
-        """Cut the state from the graph that made it."""
-        return replace(self, **{name: each.detach() for name, each in self.to_tensors().items()})
-
-    def to(self, device: torch.device | str) -> Self:
-        """Copy the state to a device."""
-        return replace(self, **{name: each.to(device) for name, each in self.to_tensors().items()})
-
-    def reset(self, rows: torch.Tensor) -> Self:
-        """Put some rows back to the start of a text; the others are untouched.
-
-        Args:
-            rows: (B,) bool, True for a row that begins a new text.
-        """
-        fresh = {}
-        for name, tensor in self.to_tensors().items():
-            shape = [1] * tensor.ndim
-            shape[0 if name in _OF_TEXTS else 1] = -1
-            fresh[name] = tensor.masked_fill(rows.to(tensor.device).reshape(shape), 0)
-        return replace(self, **fresh)
-
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors by name, contiguous, as safetensors wants them."""
-        return {each.name: getattr(self, each.name).contiguous() for each in fields(self)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], *, where: str) -> Self:
-        """Read back what `to_tensors` gave. Whether it fits a model, the model says.
-
-        Args:
-            tensors: by name.
-            where: what they were read from, for an error.
-
-        Raises:
-            CorruptionError: if one is missing, unknown, or of another kind of number.
-        """
-        wanted = {each.name for each in fields(cls)}
-        if tensors.keys() != wanted:
-            raise CorruptionError(
-                f"{where}: got tensors {sorted(tensors)}, wanted {sorted(wanted)}; restore the "
-                "state",
-                object=where,
-            )
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() != (name not in ("position", "mask", "codes")):
-                raise CorruptionError(
-                    f"{where}: {name} has dtype {tensor.dtype}; restore the state", object=where
-                )
-        return cls(**tensors)
+    position: torch.Tensor = field(metadata=INTEGER)
+    space: torch.Tensor = field(metadata=SECOND)
+    mask: torch.Tensor = field(metadata=INTEGER)
+    codes: torch.Tensor = field(metadata=SECOND | INTEGER)
+    keys: torch.Tensor = field(metadata=SECOND)
+    values: torch.Tensor = field(metadata=SECOND)
+    sums: torch.Tensor = field(metadata=SECOND)
+    counts: torch.Tensor = field(metadata=SECOND)
 
     def layer(self, index: int, config: LongVQConfig) -> LayerState:
         """Return what one layer keeps."""

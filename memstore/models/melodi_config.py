@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from memstore.errors import ConfigError, CorruptionError
+from memstore.models.configs import from_values, refused, to_values
 
 
 class Architecture(StrEnum):
@@ -65,18 +65,18 @@ class MelodiConfig:
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
-                raise _refused(name, getattr(self, name), "at least 1")
+                raise refused(name, getattr(self, name), "at least 1")
         for name in ("num_short_tokens", "num_summary_tokens", "num_long_tokens"):
             if getattr(self, name) < 0:
-                raise _refused(name, getattr(self, name), "0 or more")
+                raise refused(name, getattr(self, name), "0 or more")
         if self.dim % self.num_heads:
-            raise _refused("num_heads", self.num_heads, f"a divisor of dim = {self.dim}")
+            raise refused("num_heads", self.num_heads, f"a divisor of dim = {self.dim}")
         if not 0 <= self.long_index < self.num_layers:
-            raise _refused("long_layer", self.long_layer, f"0 to {self.num_layers - 1}")
+            raise refused("long_layer", self.long_layer, f"0 to {self.num_layers - 1}")
         if not 0 <= self.dropout < 1:
-            raise _refused("dropout", self.dropout, "0 up to, not with, 1")
+            raise refused("dropout", self.dropout, "0 up to, not with, 1")
         if not self.has_branching and self.num_short_tokens not in (0, self.num_summary_tokens):
-            raise _refused(
+            raise refused(
                 "num_summary_tokens",
                 self.num_summary_tokens,
                 f"num_short_tokens = {self.num_short_tokens}: without branching the summary is the "
@@ -100,7 +100,7 @@ class MelodiConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**asdict(self), "architecture": self.architecture.value}
+        return to_values(self)
 
 
 def parse_config(values: Mapping[str, Any], *, where: str) -> MelodiConfig:
@@ -109,17 +109,7 @@ def parse_config(values: Mapping[str, Any], *, where: str) -> MelodiConfig:
     Raises:
         CorruptionError: if a field is missing, unknown, of the wrong type or out of range.
     """
-    try:
-        for field in fields(MelodiConfig):
-            value = values[field.name]
-            if type(value) not in _TYPES.get(field.name, (int,)):
-                raise TypeError(f"{field.name} is {value!r}")  # noqa: TRY301 - joins the others
-        return MelodiConfig(**{**values, "architecture": Architecture(values["architecture"])})
-    except (KeyError, TypeError, ValueError) as err:
-        raise CorruptionError(
-            f"{where}: config.json is not that of a MELODI model: {err}; restore the checkpoint",
-            object=where,
-        ) from err
+    return from_values(MelodiConfig, values, model="MELODI", where=where)
 
 
 _AT_LEAST_ONE = (
@@ -131,14 +121,3 @@ _AT_LEAST_ONE = (
     "window",
     "queue_windows",
 )
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "architecture": (str,),
-    "long_layer": (int, type(None)),
-    "has_branching": (bool,),
-    "masks_empty_slots": (bool,),
-    "dropout": (float, int),
-}
-
-
-def _refused(name: str, got: object, wanted: str) -> ConfigError:
-    return ConfigError(f"{name}: got {got}, wanted {wanted}", option=name)

@@ -1,83 +1,30 @@
-"""What a model carries from one segment of a text to the next: named tensors, a row per text.
+"""What a model carries from one segment of a text to the next.
 
 A state is taken at the end of a window; tokens of a window that is not full belong to the caller.
-Zeros are the start of a text, for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from memstore.errors import CorruptionError, ShapeError
+from memstore.errors import ShapeError
 from memstore.models.melodi_config import Architecture, MelodiConfig
-
-_SECOND = {"batch_axis": 1}
+from memstore.models.states import INTEGER, SECOND, TensorState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class StreamState:
+class StreamState(TensorState):
     """What all states have.
 
     Attributes:
         position: (B,) int64, tokens of each text that the state has taken in; full windows.
     """
 
-    position: torch.Tensor
-
-    def detach(self) -> Self:
-        """Cut the state from the graph that made it."""
-        return replace(self, **{name: each.detach() for name, each in self.to_tensors().items()})
-
-    def to(self, device: torch.device | str) -> Self:
-        """Copy the state to a device."""
-        return replace(self, **{name: each.to(device) for name, each in self.to_tensors().items()})
-
-    def reset(self, rows: torch.Tensor) -> Self:
-        """Put some rows back to the start of a text; the others are untouched.
-
-        Args:
-            rows: (B,) bool, True for a row that begins a new text.
-        """
-        fresh = {}
-        for name, axis in _batch_axes(type(self)).items():
-            tensor = getattr(self, name)
-            shape = [1] * tensor.ndim
-            shape[axis] = -1
-            fresh[name] = tensor.masked_fill(rows.to(tensor.device).reshape(shape), 0)
-        return replace(self, **fresh)
-
-    def to_tensors(self) -> dict[str, torch.Tensor]:
-        """Return the tensors by name, contiguous, as safetensors wants them."""
-        return {each.name: getattr(self, each.name).contiguous() for each in fields(self)}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, torch.Tensor], *, where: str) -> Self:
-        """Read back what `to_tensors` gave. Whether it fits a model, the model says.
-
-        Args:
-            tensors: by name.
-            where: what they were read from, for an error.
-
-        Raises:
-            CorruptionError: if one is missing, unknown, or of another kind of number.
-        """
-        wanted = {each.name for each in fields(cls)}
-        if tensors.keys() != wanted:
-            raise CorruptionError(
-                f"{where}: got tensors {sorted(tensors)}, wanted {sorted(wanted)}, those of "
-                f"{cls.__name__}; restore the state",
-                object=where,
-            )
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() == (name == "position"):
-                raise CorruptionError(
-                    f"{where}: {name} has dtype {tensor.dtype}; restore the state", object=where
-                )
-        return cls(**tensors)
+    position: torch.Tensor = field(metadata=INTEGER)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +37,7 @@ class MelodiState(StreamState):
             made of them anew with the weights of the day.
     """
 
-    short: torch.Tensor = field(metadata=_SECOND)
+    short: torch.Tensor = field(metadata=SECOND)
     queue: torch.Tensor
 
 
@@ -102,8 +49,8 @@ class TransformerXLState(StreamState):
         keys, values: (layers, B, H, W, D / H).
     """
 
-    keys: torch.Tensor = field(metadata=_SECOND)
-    values: torch.Tensor = field(metadata=_SECOND)
+    keys: torch.Tensor = field(metadata=SECOND)
+    values: torch.Tensor = field(metadata=SECOND)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,8 +62,8 @@ class MemorizingState(StreamState):
         queue_keys, queue_values: (B, H, W·Q, D / H), the latest last.
     """
 
-    keys: torch.Tensor = field(metadata=_SECOND)
-    values: torch.Tensor = field(metadata=_SECOND)
+    keys: torch.Tensor = field(metadata=SECOND)
+    values: torch.Tensor = field(metadata=SECOND)
     queue_keys: torch.Tensor
     queue_values: torch.Tensor
 
@@ -131,8 +78,8 @@ class BlockRecurrentState(StreamState):
             states in their place.
     """
 
-    keys: torch.Tensor = field(metadata=_SECOND)
-    values: torch.Tensor = field(metadata=_SECOND)
+    keys: torch.Tensor = field(metadata=SECOND)
+    values: torch.Tensor = field(metadata=SECOND)
     recurrent: torch.Tensor
 
 
@@ -197,7 +144,3 @@ def check_state(state: StreamState, config: MelodiConfig, batch_size: int) -> No
             f"state: got {type(state).__name__} of {got}, wanted {wanted}; take a state that this "
             "model made, with a row for each row of tokens"
         )
-
-
-def _batch_axes(kind: type[StreamState]) -> dict[str, int]:
-    return {each.name: each.metadata.get("batch_axis", 0) for each in fields(kind)}
