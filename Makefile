@@ -53,6 +53,8 @@ gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped
 		-m gpu -q tests/unit/encoders
 	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/codec/kernels/gpu \
 		-m gpu -q tests/unit/codec/kernels/gpu
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/models \
+		-m gpu -q tests/unit/models/test_longvq_triton.py
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 .PHONY: proto

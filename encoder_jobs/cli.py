@@ -67,6 +67,13 @@ def encode(
     window_tokens: WindowTokensOption = 128,
     stride_tokens: StrideTokensOption = 0,
     template: TemplateOption = "{title} {text}",
+    pool_tokens: Annotated[
+        int,
+        typer.Option(
+            help="One memory for so many tokens of a passage, their mean; more than 1 for an "
+            "encoder that reads documents whole (LongVQ)."
+        ),
+    ] = 1,
     codec: Annotated[
         str,
         typer.Option(
@@ -117,6 +124,7 @@ def encode(
         window_tokens=window_tokens,
         stride_tokens=stride_tokens,
         template=template,
+        pool_tokens=pool_tokens,
         codec=codec,
         codec_sample_tokens=codec_sample_tokens,
         codec_search=codec_search,

@@ -34,20 +34,23 @@ def sample_corpus(corpus: str, options: EncodeOptions, display: ProgressDisplay)
     """
     splitter = cached_splitter(options.encoder)
     found = scan_corpus(corpus, options, display)
-    passages = spread_passages(
+    spread = spread_passages(
         splitter,
         choose_sampled(found.partitions),
         options.codec_sample_tokens,
         found.metadata_columns,
-    ).passages
-    if not passages:
+    )
+    if not spread.sampled:
         raise InvalidInputError("the corpus holds no text: not one passage can be made of it")
     use_all_cores()
     encoder = load_encoder(options.encoder)
-    sample = display.follow(encode_sample(encoder, passages))
-    vocabulary = display.follow(encode_vocabulary(encoder, splitter))
+    sample = display.follow(encode_sample(encoder, spread.passages, spread.sampled))
+    vocabulary = None
+    if sample.token_ids is not None:
+        vocabulary = display.follow(encode_vocabulary(encoder, splitter))
     numbers: dict[str, int] = {}
-    documents = [numbers.setdefault(p.passage.document_id, len(numbers)) for p in passages]
+    names = [spread.passages[row].passage.document_id for row in spread.sampled]
+    documents = [numbers.setdefault(name, len(numbers)) for name in names]
     return replace(
         sample,
         vectors=_narrow(sample.vectors),

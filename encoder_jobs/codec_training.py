@@ -33,20 +33,32 @@ class Trained:
 
 
 def encode_sample(
-    encoder: MemoryEncoder, sample: Sequence[TokenizedPassage]
+    encoder: MemoryEncoder,
+    passages: Sequence[TokenizedPassage],
+    sampled: Sequence[int] | None = None,
 ) -> Generator[Step, None, Sample]:
-    """Yield progress; return the memories of the sample, in its order."""
-    offsets = np.concatenate([[0], np.cumsum([len(passage.token_ids) for passage in sample])])
+    """Yield progress; return the memories of the passages at `sampled` (None: of all).
+
+    All are encoded, since where documents are read whole the others are around these.
+    """
+    places = {row: i for i, row in enumerate(range(len(passages)) if sampled is None else sampled)}
+    chosen = [passages[row] for row in places]
+    offsets = np.cumsum([0, *(each.passage.num_tokens for each in chosen)])
     vectors = np.empty((int(offsets[-1]), encoder.identity.memory_dim), np.float32)
-    done = 0
-    yield Step("encoding a sample for the codec, tokens", done, len(vectors))
-    for batch in encoder.encode(sample):
+    done, total = 0, sum(each.passage.num_tokens for each in passages)
+    yield Step("encoding a sample for the codec, tokens", done, total)
+    for batch in encoder.encode(passages):
         parts = np.split(batch.memories, batch.offsets[1:-1])
         for row, memory in zip(batch.rows, parts, strict=True):
-            vectors[offsets[row] : offsets[row + 1]] = memory
+            if row in places:
+                place = places[row]
+                vectors[offsets[place] : offsets[place + 1]] = memory
         done += len(batch.memories)
-        yield Step("encoding a sample for the codec, tokens", done, len(vectors))
-    return Sample(vectors, np.concatenate([passage.token_ids for passage in sample]), offsets)
+        yield Step("encoding a sample for the codec, tokens", done, total)
+    token_ids = None
+    if encoder.identity.pool_tokens == 1:
+        token_ids = np.concatenate([each.token_ids for each in chosen])
+    return Sample(vectors, token_ids, offsets)
 
 
 def encode_vocabulary(

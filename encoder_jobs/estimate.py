@@ -15,7 +15,7 @@ _TEXT_RATIO = 3  # text shrinks about so much under zstd with a dictionary
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What encoding will make: tokens, passages, bytes of shards."""
+    """What encoding will make: memories of tokens, passages, bytes of shards."""
 
     num_tokens: int
     num_passages: int
@@ -37,7 +37,7 @@ def estimate_work(
             passages = splitter.split(document)
             num_text_bytes += len(document.text.encode())
             num_passages += len(passages)
-            num_tokens += sum(len(passage.token_ids) for passage in passages)
+            num_tokens += sum(each.passage.num_tokens for each in passages)
     total = sum(partition.num_text_bytes for partition in partitions)
     share = total / max(num_text_bytes, 1)
     stored_bytes = (

@@ -16,8 +16,14 @@ from encoder_jobs.cli_options import (
     TextFieldOption,
 )
 from encoder_jobs.training_cli_options import (
+    TEXT_INPUTS,
     CheckpointEveryOption,
+    ClipNormOption,
+    DropoutOption,
     FolderOption,
+    HeldOutFileOption,
+    HeldOutOption,
+    MicroBatchOption,
     Optimizer,
     OptimizerOption,
     Precision,
@@ -25,10 +31,13 @@ from encoder_jobs.training_cli_options import (
     ReportOption,
     SeedOption,
     StepsOption,
+    TokenizerOption,
     ValidateEveryOption,
+    WarmupStepsOption,
     WorkersOption,
+    show_run,
 )
-from memstore.cli.render import Output, print_fields, print_json
+from memstore.cli.render import Output
 
 
 class Architecture(StrEnum):
@@ -40,7 +49,6 @@ class Architecture(StrEnum):
     BLOCK_RECURRENT = "block-recurrent"
 
 
-_INPUTS = ("corpus", "validation", "held_out", "tokenizer", "layout", "id_field", "text_field")
 _MODEL = ("dim", "num_layers", "num_heads", "window", "queue_windows", "dropout")
 
 
@@ -52,16 +60,9 @@ def register(group: typer.Typer) -> None:
 def melodi(
     corpus: CorpusArgument,
     output: FolderOption,
-    validation: Annotated[
-        str | None, typer.Option(help="Held-out documents, as the corpus; none: some of it.")
-    ] = None,
-    held_out: Annotated[
-        float, typer.Option(help="Share of the documents that is held out then; 0: none.")
-    ] = 0.05,
-    tokenizer: Annotated[
-        str,
-        typer.Option(help="'bytes', a tokenizer.json, or a model that has one: folder or id."),
-    ] = "bytes",
+    validation: HeldOutFileOption = None,
+    held_out: HeldOutOption = 0.05,
+    tokenizer: TokenizerOption = "bytes",
     layout: LayoutOption = "auto",
     id_field: IdFieldOption = None,
     text_field: TextFieldOption = None,
@@ -83,7 +84,7 @@ def melodi(
     queue_windows: Annotated[
         int, typer.Option(help="Windows that the queue holds (melodi, memorizing).")
     ] = 128,
-    dropout: Annotated[float, typer.Option(help="Share that is left out in training.")] = 0.05,
+    dropout: DropoutOption = 0.05,
     segment_windows: Annotated[
         int, typer.Option(help="Windows read in a step; gradients cross them, and none before.")
     ] = 8,
@@ -91,17 +92,13 @@ def melodi(
     batch_size: Annotated[
         int, typer.Option(help="Documents that are read side by side, over all workers.")
     ] = 8,
-    micro_batch: Annotated[
-        int, typer.Option(help="Of them, those that go through the model together.")
-    ] = 8,
+    micro_batch: MicroBatchOption = 8,
     learning_rate: Annotated[
         float | None, typer.Option(help="The highest; none: 0.001 of adamw, 0.01 of adafactor.")
     ] = None,
-    warmup_steps: Annotated[
-        int | None, typer.Option(help="Until it is reached; none: 1000, or a tenth of the steps.")
-    ] = None,
+    warmup_steps: WarmupStepsOption = None,
     optimizer: OptimizerOption = Optimizer.ADAMW,
-    clip_norm: Annotated[float, typer.Option(help="Longest gradient; others are shortened.")] = 1.0,
+    clip_norm: ClipNormOption = 1.0,
     precision: PrecisionOption = Precision.AUTO,
     seed: SeedOption = 0,
     validate_every: ValidateEveryOption = 500,
@@ -123,11 +120,10 @@ def _train(given: dict[str, Any]) -> None:
     """Run what the command was given, by the names of its parameters."""
     from encoder_jobs.melodi_job import train_melodi
     from encoder_jobs.melodi_options import MelodiOptions
-    from encoder_jobs.melodi_text import TextInputs
-    from encoder_jobs.progress import ProgressDisplay
+    from encoder_jobs.training_text import TextInputs
     from memstore.models import melodi_config
 
-    inputs = TextInputs(**{name: given.pop(name) for name in _INPUTS})
+    inputs = TextInputs(**{name: given.pop(name) for name in TEXT_INPUTS})
     given["num_layers"], given["num_heads"] = given.pop("layers"), given.pop("heads")
     short_tokens = given.pop("short_tokens")
     model = melodi_config.MelodiConfig(
@@ -143,17 +139,20 @@ def _train(given: dict[str, Any]) -> None:
     quiet, report = given.pop("quiet"), given.pop("report")
     given["optimizer"], given["precision"] = given["optimizer"].value, given["precision"].value
     options = MelodiOptions(**given)
-    with ProgressDisplay(quiet=quiet) as display:
-        done = train_melodi(
+    show_run(
+        lambda display: train_melodi(
             inputs, output, model, options, ray=ray, num_workers=workers, display=display
-        ).to_dict()
-    if report is Output.JSON:
-        print_json(done)
-        return
-    done["validation_by_position"] = {
-        _windows(each): f"{each['perplexity']:,.2f}" for each in done["validation_by_position"]
-    }
-    print_fields(done)
+        ).to_dict(),
+        quiet=quiet,
+        report=report,
+        in_words=_in_words,
+    )
+
+
+def _in_words(report: dict[str, Any]) -> dict[str, Any]:
+    buckets = report["validation_by_position"]
+    by_window = {_windows(bucket): f"{bucket['perplexity']:,.2f}" for bucket in buckets}
+    return {**report, "validation_by_position": by_window}
 
 
 def _windows(bucket: dict[str, Any]) -> str:

@@ -1,138 +1,16 @@
-"""The output folder of a MELODI run.
-
-```
-training.json     the spec: model, options, and digests of text and tokenizer
-tokens/           documents as token ids, and tokenizer.json: read once
-checkpoints/      the last two: weights, optimizer, and what is remembered of each stream
-metrics.jsonl     one row a step
-validation.json   perplexity by position in the document, of the last step
-model/            what `Melodi.from_pretrained` reads; written last: a run that has it is finished
-```
-"""
+"""The output folder of a MELODI run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from encoder_jobs.melodi_options import MelodiOptions
-from encoder_jobs.ragged import Ragged
-from encoder_jobs.training_folder import TrainingFolder
-from memstore.errors import CorruptionError
-from memstore.models.checkpoints import TOKENIZER_FILE, read_checkpoint, write_checkpoint
+from encoder_jobs.training_text_folder import TextFolder
 from memstore.models.melodi_config import MelodiConfig, parse_config
 
-_TOKENS_KIND = "tokens"
-_VALIDATION_FILE = "validation.json"
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MelodiSpec:
-    """One training run; the same spec gives the same weights.
-
-    Attributes:
-        model: the config.
-        options: how it is trained.
-        tokenizer_sha256: digest of the tokenizer.json.
-        corpus_sha256, validation_sha256: digests of the files and how they are read; the latter is
-            empty if there is no such corpus.
-        held_out: share of the corpus that is held out, if there is none.
-        num_workers: processes that share a batch.
-    """
-
-    model: MelodiConfig
-    options: MelodiOptions
-    tokenizer_sha256: str
-    corpus_sha256: str
-    validation_sha256: str
-    held_out: float
-    num_workers: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the spec as JSON values."""
-        return {**asdict(self), "model": self.model.to_dict()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> MelodiSpec:
-        """Read back what `to_dict` wrote."""
-        parsed = {
-            "model": parse_config(values["model"], where="training.json"),
-            "options": MelodiOptions.from_dict(values["options"]),
-        }
-        return cls(**{**values, **parsed})
-
-    def fields(self) -> dict[str, Any]:
-        """Return all that decides the weights, in one layer."""
-        fields = self.to_dict()
-        fields |= fields.pop("model") | fields.pop("options")
-        return fields
-
-
-class MelodiFolder(TrainingFolder[MelodiSpec]):
-    """The files of one run."""
+class MelodiFolder(TextFolder[MelodiConfig, MelodiOptions]):
+    """The files of one run; the validation is perplexity by position in the document."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(root, "melodi", MelodiSpec.from_dict)
-        self.model = root / "model"
-        self._tokens = root / "tokens"
-
-    @property
-    def is_finished(self) -> bool:
-        """The model is there, so everything is."""
-        return self.model.exists()
-
-    @property
-    def has_documents(self) -> bool:
-        """The text has been read."""
-        return self._tokens.exists()
-
-    def put_documents(self, train: Ragged, validation: Ragged | None, tokenizer: bytes) -> None:
-        """Keep the text for every later run of this folder, and for every worker.
-
-        Args:
-            train: token ids of documents.
-            validation: of held-out ones.
-            tokenizer: content of the tokenizer.json.
-
-        Raises:
-            StorageFullError, StorageError: if it cannot be written.
-        """
-        tensors = train.to_tensors("train")
-        if validation is not None:
-            tensors |= validation.to_tensors("validation")
-        files = {TOKENIZER_FILE: tokenizer}
-        write_checkpoint(self._tokens, kind=_TOKENS_KIND, config={}, tensors=tensors, files=files)
-
-    def documents(self) -> tuple[Ragged, Ragged | None]:
-        """Return the documents to train on and those held out, if there are such.
-
-        Raises:
-            CorruptionError: if a file is damaged.
-        """
-        _, tensors = read_checkpoint(self._tokens, kind=_TOKENS_KIND)
-        train = Ragged.from_tensors(tensors, "train")
-        if "validation.values" not in tensors:
-            return train, None
-        return train, Ragged.from_tensors(tensors, "validation")
-
-    def tokenizer(self) -> bytes:
-        """Return the content of the tokenizer.json.
-
-        Raises:
-            CorruptionError: if it is gone.
-        """
-        path = self._tokens / TOKENIZER_FILE
-        try:
-            return path.read_bytes()
-        except FileNotFoundError as err:
-            raise CorruptionError(f"{path}: is gone; train to another folder", object=path) from err
-
-    def put_validation(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Write the figures of a validation.
-
-        Raises:
-            StorageError: if it cannot be written.
-        """
-        self.put_json(_VALIDATION_FILE, {"step": step, **figures})
+        super().__init__(root, "melodi", parse_config, MelodiOptions.from_dict)

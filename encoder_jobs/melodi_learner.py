@@ -8,49 +8,22 @@ Source: MELODI (arXiv 2410.03156).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
-
 import torch
 
 from encoder_jobs.checkpointing import Checkpoint, Parts, trained_parameters
 from encoder_jobs.melodi_options import MelodiOptions
 from encoder_jobs.melodi_scoring import Validation, score_documents
-from encoder_jobs.melodi_streams import Streams, check_documents, in_shuffled_epochs
+from encoder_jobs.melodi_streams import Streams
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_options import refused
-from encoder_jobs.training_steps import autocast, is_finite, rank, step_seed, update
+from encoder_jobs.training_schedule import StepResult, finish_step
+from encoder_jobs.training_steps import autocast, in_shuffled_epochs, rank, step_seed
+from encoder_jobs.training_text import check_documents
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
 
 _CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What a step did.
-
-    Attributes:
-        loss: mean cross-entropy of a token, over the batch, in nats.
-        grad_norm: length of the gradient, before it was shortened.
-        learning_rate: of the step.
-        num_tokens: tokens that were predicted.
-    """
-
-    loss: float
-    grad_norm: float
-    learning_rate: float
-    num_tokens: int
-
-    @property
-    def is_finite(self) -> bool:
-        """The step was made; else the weights are as before it, and what is carried is spoilt."""
-        return is_finite(self.loss, self.grad_norm)
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the figures as JSON values."""
-        return asdict(self)
 
 
 class Learner:
@@ -128,12 +101,14 @@ class Learner:
             loss += share.detach()
             self._states[number] = output.state
         sum_over_ranks(loss)
-        rate = self._options.rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        clip_norm = self._options.clip_norm
-        grad_norm = update(self.optimizer, self._trained, float(loss), clip_norm=clip_norm)
-        return StepResult(float(loss), grad_norm, rate, segment.num_targets)
+        return finish_step(
+            step,
+            self._options,
+            self.optimizer,
+            self._trained,
+            loss=float(loss),
+            num_tokens=segment.num_targets,
+        )
 
     def validate(self) -> Validation | None:
         """Score the held-out documents; None if there are none. Every process calls this."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,14 +10,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from encoder_jobs.melodi_streams import NO_TARGET, Segment, Streams, once
 from encoder_jobs.ragged import Ragged
-from encoder_jobs.training_steps import autocast, rank
+from encoder_jobs.training_steps import NO_TARGET, autocast, perplexity, rank
+from encoder_jobs.training_text import check_documents
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_state import StreamState
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
 
-_LARGEST_EXPONENT = 700.0
+Alter = Callable[[StreamState], StreamState]
+"""Changes what a model remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Bucket:
     @property
     def perplexity(self) -> float:
         """Exponential of the loss."""
-        return _exp(self.loss)
+        return perplexity(self.loss)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Validation:
     @property
     def perplexity(self) -> float:
         """Exponential of the loss."""
-        return _exp(self.loss)
+        return perplexity(self.loss)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as JSON values."""
@@ -76,7 +76,20 @@ class Validation:
         }
 
 
-@torch.no_grad()
+@dataclass(frozen=True, slots=True, eq=False)
+class Losses:
+    """What each document cost at each distance from its start.
+
+    Attributes:
+        sums: (N, P) float64, cross-entropies in nats. Column 0 is window 0, column p the windows
+            from 2^(p-1) to 2^p - 1.
+        counts: (N, P) int64, tokens they are of.
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+
+
 def score_documents(
     model: Melodi,
     documents: Ragged,
@@ -84,62 +97,100 @@ def score_documents(
     num_streams: int = 8,
     segment_windows: int = 8,
     precision: str = "auto",
-    alter: Callable[[StreamState], StreamState] | None = None,
 ) -> Validation:
     """Read documents from their starts to their ends and score each token but the first.
 
-    Every process of a group calls this and reads its share.
-
-    Args:
-        model: on the device where it is to compute; it is left in eval mode.
-        documents: N of token ids, two or more of each.
-        num_streams: documents that are read side by side.
-        segment_windows: windows that go through the model at once; the figures are the same to
-            rounding.
-        precision: as of `MelodiOptions`.
-        alter: changes the state before each segment, for an ablation.
+    Every process of a group calls this and reads its share. Arguments are as of `score_each`.
 
     Raises:
         ConfigError: if there is no document, or one is too short.
     """
-    model.eval()
-    device, window = model.embedding.weight.device, model.config.window
-    num_buckets = (
-        1 + _bucket(np.array([documents.lengths.max()]), window).item() if len(documents) else 1
+    check_documents(documents, "to read")
+    order = np.argsort(-documents.lengths, kind="stable")
+    losses = score_each(
+        model,
+        documents,
+        order[rank() :: num_ranks()],
+        num_streams=num_streams,
+        segment_windows=segment_windows,
+        precision=precision,
     )
-    sums = np.zeros((2, num_buckets))  # losses, tokens
-    order = np.argsort(-documents.lengths, kind="stable")[rank() :: num_ranks()]
-    streams = Streams(
-        documents, num_streams, window=window, segment_windows=segment_windows, choose=once(order)
-    )
-    state = model.initial_state(num_streams)
-    while (segment := streams.next()) is not None:
-        tokens, targets, starts = segment.to(device)
-        state = state.reset(starts)
-        if alter is not None:
-            state = alter(state)
-        with autocast(precision, device):
-            output = model(tokens, state)
-        state = output.state
-        sums += _sum_up(output.logits, targets, segment, window, num_buckets)
-    totals = torch.from_numpy(sums).to(device)
+    totals = torch.from_numpy(np.stack([losses.sums.sum(0), losses.counts.sum(0)]))
+    totals = totals.to(model.embedding.weight.device)
     sum_over_ranks(totals)
-    losses, counts = totals.cpu().numpy()
-    return _validation(len(documents), losses, counts)
+    sums, counts = totals.cpu().numpy()
+    return _validation(len(documents), sums, counts)
 
 
-def _sum_up(
-    logits: torch.Tensor, targets: torch.Tensor, segment: Segment, window: int, num_buckets: int
-) -> np.ndarray:
-    """Return (2, num_buckets): the sum of losses, and how many they are."""
+@torch.no_grad()
+def score_each(
+    model: Melodi,
+    documents: Ragged,
+    chosen: np.ndarray | None = None,
+    *,
+    num_streams: int = 16,
+    segment_windows: int = 8,
+    precision: str = "auto",
+    alter: Alter | None = None,
+) -> Losses:
+    """Read documents and score each token but the first, document by document.
+
+    Args:
+        model: on the device where it is to compute; it is left in eval mode.
+        documents: N of token ids, two or more of each.
+        chosen: numbers of those that are read, in order; the others cost nothing. None: all, the
+            longest first.
+        num_streams: documents that are read side by side.
+        segment_windows: windows that go through the model at once; the figures are the same to
+            rounding. 1 where `alter` is given.
+        precision: as of `MelodiOptions`.
+        alter: changes the state before every window, for an ablation.
+    """
+    model.eval()
+    window, device = model.config.window, model.embedding.weight.device
+    length = window * (1 if alter else segment_windows)
+    num_buckets = 1 + int(_bucket(documents.lengths.max() - 2, window))
+    sums = np.zeros((len(documents), num_buckets))
+    counts = np.zeros(sums.shape, np.int64)
+    if chosen is None:
+        chosen = np.argsort(-documents.lengths, kind="stable")
+    for first in range(0, len(chosen), num_streams):
+        rows = chosen[first : first + num_streams]
+        tokens, targets = _pad(documents, rows, length)
+        state = model.initial_state(len(rows))
+        for start in range(0, tokens.shape[1], length):
+            if alter is not None:
+                state = alter(state)
+            part = slice(start, start + length)
+            with autocast(precision, device):
+                output = model(torch.from_numpy(tokens[:, part]).to(device), state)
+            state = output.state
+            losses = _losses(output.logits, torch.from_numpy(targets[:, part]).to(device))
+            buckets = _bucket(start + np.arange(length), window)
+            for number in np.unique(buckets[buckets < num_buckets]):  # beyond, all is padding
+                columns = buckets == number
+                sums[rows, number] += losses[:, columns].sum(axis=1)
+                counts[rows, number] += (targets[:, part][:, columns] != NO_TARGET).sum(axis=1)
+    return Losses(sums, counts)
+
+
+def _pad(documents: Ragged, rows: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens and targets, (B, T) int64, T a multiple of so many."""
+    longest = int(documents.lengths[rows].max()) - 1
+    shape = len(rows), -(-longest // multiple) * multiple
+    tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_TARGET, np.int64)
+    for at, row in enumerate(rows.tolist()):
+        ids = documents[row]
+        tokens[at, : len(ids) - 1], targets[at, : len(ids) - 1] = ids[:-1], ids[1:]
+    return tokens, targets
+
+
+def _losses(logits: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
     losses = F.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=NO_TARGET, reduction="none"
     )
-    positions = segment.positions[:, None] + np.arange(segment.tokens.shape[1])
-    counts = segment.targets.ravel() != NO_TARGET
-    buckets = _bucket(positions.ravel(), window)[counts]
-    weights = losses.double().cpu().numpy()[counts], np.ones(len(buckets))
-    return np.stack([np.bincount(buckets, each, num_buckets) for each in weights])
+    flat: np.ndarray = losses.reshape(targets.shape).double().cpu().numpy()
+    return flat
 
 
 def _bucket(positions: np.ndarray, window: int) -> np.ndarray:
@@ -161,7 +212,3 @@ def _validation(num_documents: int, losses: np.ndarray, counts: np.ndarray) -> V
     )
     loss = float(losses.sum() / counts.sum())
     return Validation(num_documents, int(counts.sum()), loss, buckets)
-
-
-def _exp(loss: float) -> float:
-    return math.inf if loss > _LARGEST_EXPONENT else math.exp(loss)

@@ -13,11 +13,8 @@ import numpy as np
 import torch
 
 from encoder_jobs.ragged import Ragged
-from encoder_jobs.training_steps import shuffled
-from memstore.errors import ConfigError
-
-NO_TARGET = -100
-"""The target of a place that has none; cross-entropy passes over it."""
+from encoder_jobs.training_steps import NO_TARGET
+from encoder_jobs.training_text import check_documents
 
 _PLACES = ("document", "position", "num_taken")
 
@@ -30,13 +27,11 @@ class Segment:
         tokens: (B, T) int64; zeros after a document's end.
         targets: (B, T) int64, the token after each; -100 where there is none.
         starts: (B,) bool, the stream begins a document.
-        positions: (B,) int64, of the first token in its document.
     """
 
     tokens: np.ndarray
     targets: np.ndarray
     starts: np.ndarray
-    positions: np.ndarray
 
     @property
     def num_targets(self) -> int:
@@ -46,9 +41,7 @@ class Segment:
     def part(self, rows: range) -> Segment:
         """Return some of the streams."""
         some = slice(rows.start, rows.stop)
-        return Segment(
-            self.tokens[some], self.targets[some], self.starts[some], self.positions[some]
-        )
+        return Segment(self.tokens[some], self.targets[some], self.starts[some])
 
     def to(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return tokens, targets and starts on a device."""
@@ -97,12 +90,11 @@ class Streams:
             return None
         shape = len(parts), -(-longest // self._window) * self._window
         tokens, targets = np.zeros(shape, np.int64), np.full(shape, NO_TARGET, np.int64)
-        positions = self._position.copy()
         for row, part in enumerate(parts):
             if len(part):
                 tokens[row, : len(part) - 1], targets[row, : len(part) - 1] = part[:-1], part[1:]
                 self._position[row] += len(part) - 1
-        return Segment(tokens, targets, starts, positions)
+        return Segment(tokens, targets, starts)
 
     def to_tensors(self) -> dict[str, torch.Tensor]:
         """Return where the streams are."""
@@ -131,32 +123,3 @@ class Streams:
             return np.empty(0, np.int32)
         position = int(self._position[row])
         return self._documents[int(self._document[row])][position : position + self._most + 1]
-
-
-def check_documents(documents: Ragged, purpose: str) -> None:
-    """Refuse no documents, and those that leave nothing to predict.
-
-    Raises:
-        ConfigError: with what they are for.
-    """
-    shortest = int(documents.lengths.min()) if len(documents) else 0
-    if shortest < 2:
-        raise ConfigError(
-            f"{len(documents)} documents {purpose}, the shortest of {shortest} tokens; wanted one "
-            "or more, each of two tokens or more: the first is given, the others are predicted"
-        )
-
-
-def in_shuffled_epochs(num_documents: int, seed: int) -> Callable[[int], int]:
-    """Return the choice of all documents again and again, in another order each time."""
-
-    def choose(number: int) -> int:
-        epoch, at = divmod(number, num_documents)
-        return int(shuffled(num_documents, seed, epoch)[at])
-
-    return choose
-
-
-def once(order: np.ndarray) -> Callable[[int], int | None]:
-    """Return the choice of documents in an order given, each once."""
-    return lambda number: int(order[number]) if number < len(order) else None

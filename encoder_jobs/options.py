@@ -12,7 +12,14 @@ from memstore.storage import WRITE_MODES, WriteMode
 
 DEFAULT_PARTITION_BYTES = 1 << 20
 DEFAULT_CODEC_SAMPLE_TOKENS = 131_072
-_ENCODER_FIELDS = ("live_fraction", "window_tokens", "stride_tokens", "template", "retriever")
+_ENCODER_FIELDS = (
+    "live_fraction",
+    "window_tokens",
+    "stride_tokens",
+    "template",
+    "retriever",
+    "pool_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,7 +54,8 @@ class JobSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as JSON values."""
         body = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**body, "options": asdict(self.options)}
+        options = {**asdict(self.options), "encoder": self.options.encoder.to_dict()}
+        return {**body, "options": options}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> JobSpec:

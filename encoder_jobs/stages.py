@@ -47,6 +47,7 @@ class TokenizedPartition:
                 "num_tokens": [p.passage.num_tokens for p in self.passages],
                 "metadata": [json.dumps(dict(p.passage.metadata)) for p in self.passages],
                 "token_ids": pa.array([p.token_ids for p in self.passages], pa.list_(pa.int32())),
+                "is_last": [p.is_last for p in self.passages],
             },
             metadata={
                 "number": str(self.number),
@@ -66,8 +67,9 @@ class TokenizedPartition:
         passages = []
         for row in table.to_pylist():
             token_ids = np.array(row.pop("token_ids"), dtype=np.int32)
-            metadata = json.loads(row.pop("metadata"))
-            passages.append(TokenizedPassage(Passage(**row, metadata=metadata), token_ids))
+            is_last = row.pop("is_last")
+            passage = Passage(**{**row, "metadata": json.loads(row["metadata"])})
+            passages.append(TokenizedPassage(passage, token_ids, is_last))
         bad_records = [BadRecord(**bad) for bad in json.loads(about["bad_records"])]
         return cls(int(about["number"]), passages, bad_records)
 
@@ -147,11 +149,13 @@ def encode_passages(
         (sum of num_tokens, W) uint16 and (N, E) float32.
     """
     offsets = np.zeros(len(passages) + 1, dtype=np.int64)
-    np.cumsum([len(passage.token_ids) for passage in passages], out=offsets[1:])
+    np.cumsum([each.passage.num_tokens for each in passages], out=offsets[1:])
     records = np.empty((int(offsets[-1]), codec.record_words), dtype=np.uint16)
     embeddings = np.empty((len(passages), encoder.identity.embedding_dim), dtype=np.float32)
     for batch in encoder.encode(passages):
-        token_ids = np.concatenate([passages[row].token_ids for row in batch.rows])
+        token_ids = None  # of no use where a vector stands for several
+        if encoder.identity.pool_tokens == 1:
+            token_ids = np.concatenate([passages[row].token_ids for row in batch.rows])
         codes = codec.encode(batch.memories, token_ids, batch.offsets, search=search)
         for i, row in enumerate(batch.rows):
             records[offsets[row] : offsets[row + 1]] = codes[

@@ -1,4 +1,4 @@
-"""Adds `memstore train …`: lumen and lumen-vq here, melodi from `melodi_cli`."""
+"""Adds `memstore train …`: lumen and lumen-vq here, melodi and longvq from files of their own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from encoder_jobs import melodi_cli
+from encoder_jobs import longvq_cli, melodi_cli
 from encoder_jobs.cli_options import (
     QuietOption,
     RayOption,
@@ -28,8 +28,9 @@ from encoder_jobs.training_cli_options import (
     StepsOption,
     ValidateEveryOption,
     WorkersOption,
+    show_run,
 )
-from memstore.cli.render import Output, print_fields, print_json
+from memstore.cli.render import Output
 
 
 class Freeze(StrEnum):
@@ -73,11 +74,13 @@ _LearningRateOption = Annotated[float, typer.Option(help="Constant.")]
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     group = typer.Typer(
-        help="Train a reader and its encoder, or a model of long streams.", no_args_is_help=True
+        help="Train a reader and its encoder, or a model of long streams or long texts.",
+        no_args_is_help=True,
     )
     group.command()(lumen)
     group.command("lumen-vq")(lumen_vq)
     melodi_cli.register(group)
+    longvq_cli.register(group)
     app.add_typer(group, name="train")
 
 
@@ -170,7 +173,6 @@ def _train(arguments: dict[str, Any], *, is_quantized: bool) -> None:
     """Run what a command was given, by the names of its parameters."""
     from encoder_jobs.lumen_job import TrainInputs, train_lumen
     from encoder_jobs.lumen_options import TrainOptions
-    from encoder_jobs.progress import ProgressDisplay
 
     given = dict(arguments)
     inputs = TrainInputs(**{name: given.pop(name) for name in _INPUTS})
@@ -182,8 +184,10 @@ def _train(arguments: dict[str, Any], *, is_quantized: bool) -> None:
         given["freeze"], given["codec"] = given["freeze"].value, str(given["codec"] or "")
         given["num_subspaces"] = given.pop("subspaces")
     options = TrainOptions(is_quantized=is_quantized, **given)
-    with ProgressDisplay(quiet=quiet) as display:
-        done = train_lumen(
+    show_run(
+        lambda display: train_lumen(
             inputs, output, options, ray=ray, num_workers=workers, display=display
-        ).to_dict()
-    (print_json if report is Output.JSON else print_fields)(done)
+        ).to_dict(),
+        quiet=quiet,
+        report=report,
+    )

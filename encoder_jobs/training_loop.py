@@ -16,7 +16,7 @@ import torch
 from encoder_jobs.checkpointing import Checkpoint, Parts
 from encoder_jobs.training_folder import TrainingFolder
 from encoder_jobs.training_steps import rank
-from memstore.errors import TrainingDivergedError
+from memstore.errors import ShapeError, TrainingDivergedError
 
 Row = Mapping[str, Any]
 OnStep = Callable[[int, Row], object]
@@ -111,8 +111,8 @@ def make_steps(
         on_step: called after each step with its number and its row of metrics.
 
     Raises:
-        TrainingDivergedError: if the loss or the gradient is not finite: nothing of that step is
-            kept.
+        TrainingDivergedError: if the loss, the gradient or what validation sees is not finite:
+            nothing of that step is kept.
         StorageFullError, StorageError: if the folder cannot be written.
         MemstoreError: as `start`.
     """
@@ -129,10 +129,14 @@ def make_steps(
             began = time.monotonic()
             result = learner.learn(step)
             if not result.is_finite:
-                raise _diverged(folder, step, result)
+                got = f"a loss of {result.loss} and a gradient of length {result.grad_norm}"
+                raise _diverged(folder, step, got)
             row = {"step": step, **result.to_row(), "seconds": round(time.monotonic() - began, 4)}
             if validate is not None and _is_due(step, plan.validate_every, plan):
-                row |= validate(learner)
+                try:
+                    row |= validate(learner)
+                except ShapeError as err:  # of a model that gives nothing rather than NaN
+                    raise _diverged(folder, step, "held-out values of NaN or infinity") from err
             if writes:
                 folder.metrics.append(row)
             if _is_due(step, plan.checkpoint_every, plan):
@@ -147,13 +151,12 @@ def _is_due(step: int, every: int, plan: Plan) -> bool:
     return step % every == 0 or step == plan.steps
 
 
-def _diverged(folder: TrainingFolder[Any], step: int, result: StepResult) -> TrainingDivergedError:
+def _diverged(folder: TrainingFolder[Any], step: int, got: str) -> TrainingDivergedError:
     last = folder.checkpoints.last_step
     kept = f"the checkpoint of step {last} is kept" if last else "there is no checkpoint before it"
     return TrainingDivergedError(
-        f"{folder.root}: step {step} has a loss of {result.loss} and a gradient of length "
-        f"{result.grad_norm}, wanted finite ones; training stopped, {kept}; train to another "
-        "folder with a lower --learning-rate or with --precision float32",
+        f"{folder.root}: step {step} has {got}, wanted finite ones; training stopped, {kept}; "
+        "train to another folder with a lower --learning-rate or with --precision float32",
         step=step,
         checkpoint=last,
     )

@@ -10,7 +10,7 @@ are summed once a step.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +18,11 @@ import torch
 from torch import distributed, nn
 
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
+
+NO_TARGET = -100
+"""The target of a place that has none; cross-entropy passes over it."""
+
+_LARGEST_EXPONENT = 700.0
 
 
 def rank() -> int:
@@ -34,6 +39,16 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     """Return the order of `count` things in an epoch, (count,) int64; not to be changed."""
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def in_shuffled_epochs(count: int, seed: int) -> Callable[[int], int]:
+    """Return the choice of `count` things again and again, in another order each time."""
+
+    def choose(number: int) -> int:
+        epoch, at = divmod(number, count)
+        return int(shuffled(count, seed, epoch)[at])
+
+    return choose
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -78,3 +93,8 @@ def update(
 def is_finite(loss: float, grad_norm: float) -> bool:
     """Say whether a step with these was made."""
     return math.isfinite(loss) and math.isfinite(grad_norm)
+
+
+def perplexity(loss: float) -> float:
+    """Return the exponential of a loss in nats; of a very large one infinity."""
+    return math.inf if loss > _LARGEST_EXPONENT else math.exp(loss)

@@ -97,8 +97,12 @@ def run_training(
         _run_on_ray(folder, run_steps, num_workers, show)
         return
     use_all_cores()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    run_steps(folder, device, show)
+    run_steps(folder, this_device(), show)
+
+
+def this_device() -> torch.device:
+    """Return where this process computes if no other does: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_ray_train() -> None:

@@ -63,11 +63,14 @@ class TokenizedPassage:
 
     Attributes:
         passage: what was tokenized.
-        token_ids: (num_tokens,) int32, special tokens included.
+        token_ids: (T,) int32, special tokens included.
+        is_last: its document ends with it. An encoder that reads documents whole knows by this that
+            it has all of one.
     """
 
     passage: Passage
     token_ids: np.ndarray
+    is_last: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ class EncoderIdentity:
         pooling: `"mean"` or `"cls"`, of the top of the retriever, then scaled to unit length.
         retriever_sha256: weights digest of another model that makes the retrieval vectors; empty:
             the same forward pass.
+        pool_tokens: so many consecutive tokens of a passage have one vector of its memory.
     """
 
     family: str
@@ -123,15 +127,22 @@ class EncoderIdentity:
     special_tokens: str
     pooling: str
     retriever_sha256: str = ""
+    pool_tokens: int = 1
 
     @property
     def id(self) -> str:
-        """sha256 of the canonical JSON of all fields."""
+        """sha256 of the canonical JSON of `to_dict`."""
         return hashlib.sha256(canonical_json(self.to_dict())).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; `pool_tokens` unless it is 1.
+
+        The field is younger than the ids of encoders that do not pool.
+        """
+        values = asdict(self)
+        if self.pool_tokens == 1:
+            del values["pool_tokens"]
+        return values
 
 
 def canonical_json(value: object) -> bytes:
@@ -162,7 +173,14 @@ class PassageSplitter(Protocol):
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Special tokens before the text of every window."""
+        """Special tokens before the text of a token that stands alone."""
+        ...
+
+    @property
+    def is_document_wide(self) -> bool:
+        """The passages of a document are spans of one text, which is read whole: none of them is
+        encoded without the others.
+        """
         ...
 
 

@@ -14,6 +14,7 @@ SLICES = {
     "encode": "GPU: exact encoding",
     "train": "GPU: k-means of one subspace",
     "xxl": "GPU: making memories of T5 XXL's shapes",
+    "longvq": "GPU: LongVQ by length, against attention to every token",
     "transfer": "GPU: codes over the bus against vectors over the bus",
 }
 

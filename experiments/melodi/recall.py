@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from encoder_jobs.melodi_streams import NO_TARGET
+from encoder_jobs.training_steps import NO_TARGET
 
 _PLACE = 2
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from encoder_jobs.melodi_scoring import Alter
 from encoder_jobs.training_steps import autocast, update
 from experiments.melodi.recall import RecallStreams, RecallTask, make_streams
-from experiments.melodi.scoring import Alter
 from memstore.models.melodi import Melodi
 
 _FAST = ("scale", "position_bias")

@@ -23,7 +23,6 @@ from experiments.melodi.arms import (
     joint,
     post_hoc,
 )
-from experiments.melodi.scoring import bucket_name
 from experiments.melodi.statistics import (
     Interval,
     from_text,
@@ -128,7 +127,7 @@ def _positions(found: Mapping[str, Found]) -> str:
         losses = arm.losses(sorted(arm.rows))
         cells = [perplexity(losses[..., each], counts[:, each]).value for each in numbers]
         lines.append([name, *(f"{each:.3f}" for each in cells)])
-    columns = ["arm", *(f"window {bucket_name(each)}" for each in numbers)]
+    columns = ["arm", *(f"window {windows_of(each)}" for each in numbers)]
     documents = [str((counts[:, each] > 0).sum()) for each in numbers]
     told = "**Perplexity by position in the document**\n\n" + table(
         columns, [["documents", *documents], *lines]
@@ -291,3 +290,9 @@ def _percent(interval: Interval) -> str:
     return (
         f"{100 * interval.value:+.2f} % [{100 * interval.lower:+.2f} … {100 * interval.upper:+.2f}]"
     )
+
+
+def windows_of(column: int) -> str:
+    """Return the windows of a column of `encoder_jobs.melodi_scoring.Losses`."""
+    first, last = (1 << column) >> 1, (1 << column) - 1
+    return f"{first}" if first == last else f"{first}-{last}"

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from encoder_jobs.melodi_scoring import score_each
 from encoder_jobs.ragged import Ragged
 from experiments.melodi.arms import Arm, Task, arms, count_weights, make_config
 from experiments.melodi.language import learn_language
@@ -29,7 +30,6 @@ from experiments.melodi.queues import (
 )
 from experiments.melodi.recall import make_streams
 from experiments.melodi.recalling import ask, learn_to_recall
-from experiments.melodi.scoring import score_each
 from experiments.melodi.sizes import SIZES, Size
 from experiments.melodi.statistics import to_text
 from experiments.melodi.text import read_split

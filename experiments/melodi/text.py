@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.running_text import read_text
-from encoder_jobs.melodi_text import BYTES, open_tokenizer
 from encoder_jobs.ragged import Ragged
+from encoder_jobs.training_text import BYTES, open_tokenizer
 from memstore.types import Document
 
 _HELD_OUT = {"movie_reviews": 24, "brown": 24, "state_union": 12, "inaugural": 8}

@@ -29,12 +29,18 @@ def load_encoder(options: EncoderOptions, *, device: str | None = None) -> Quest
         MissingDependencyError: if torch or the package that brings the default encoder is not
             installed.
     """
+    from memstore.encoders.identity import plan_encoder
+
+    plan = plan_encoder(options)
     try:
-        from memstore.encoders import huggingface
+        from memstore.encoders import huggingface, longvq, stack
     except ModuleNotFoundError as err:
         raise MissingDependencyError(
             f"encoding needs {err.name}, which is not installed; run "
             '"pip install memstore[models]"',
             extra="models",
         ) from err
-    return huggingface.load_encoder(options, device=device)
+    chosen = stack.choose_device(device)
+    if plan.checkpoint.family.is_document_wide:
+        return longvq.LongVQEncoder(plan, device=chosen)
+    return huggingface.HuggingFaceEncoder(plan, device=chosen)

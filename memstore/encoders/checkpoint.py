@@ -166,10 +166,11 @@ def open_checkpoint(source: str) -> Checkpoint:
         )
     checkpoint = Checkpoint(folder, FAMILIES[model_type], config, _weight_files(folder))
     if not checkpoint.tokenizer_file.is_file():
+        writer = '"AutoTokenizer.from_pretrained(source).save_pretrained(folder)"'
+        if checkpoint.family.is_document_wide:
+            writer = '"save_pretrained(folder, tokenizer)" of the model'
         raise ConfigError(
-            f"checkpoint {folder}: no tokenizer.json; write one with "
-            '"AutoTokenizer.from_pretrained(source).save_pretrained(folder)"',
-            source=folder,
+            f"checkpoint {folder}: no tokenizer.json; write one with {writer}", source=folder
         )
     return checkpoint
 

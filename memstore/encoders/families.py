@@ -1,7 +1,7 @@
-"""The encoder families of Hugging Face checkpoints: a row says where one keeps its parts.
+"""The encoder families: a row says where a checkpoint keeps its parts.
 
 All of them are the same thing to us: embeddings, then a list of layers, of which each takes and
-gives the hidden state.
+gives the hidden state. Those of Hugging Face read passages, one by one; LongVQ reads documents.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ class Family:
 
     Attributes:
         model_type: the name in `config.json`, and the family in an `EncoderIdentity`.
-        architecture: the class in `transformers` that is the encoder alone.
+        architecture: the class in `transformers` that is the encoder alone; empty: it is our own.
         embeddings, layers: paths of submodules; the output of the first enters layer 0 of the
             second.
         num_layers_key, width_key: fields of `config.json`.
@@ -24,6 +24,7 @@ class Family:
             not for tokens.
         is_post_norm: a layer's output is normalized, so that no token or dimension is loud.
         has_pooler: the class builds a task head that is not wanted here.
+        is_document_wide: a document is read whole, however long; its passages are spans of it.
     """
 
     model_type: str
@@ -36,6 +37,7 @@ class Family:
     counts_from_pad: bool = False
     is_post_norm: bool = True
     has_pooler: bool = False
+    is_document_wide: bool = False
 
 
 def _bert_like(model_type: str, architecture: str, *, counts_from_pad: bool) -> Family:
@@ -79,5 +81,16 @@ FAMILIES = {
         ),
         _t5_like("t5", "T5EncoderModel"),
         _t5_like("mt5", "MT5EncoderModel"),
+        Family(
+            "memstore-longvq",
+            "",
+            "embedding",
+            "blocks",
+            num_layers_key="num_layers",
+            width_key="dim",
+            has_positions=False,
+            is_post_norm=False,
+            is_document_wide=True,
+        ),
     )
 }

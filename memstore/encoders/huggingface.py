@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 
 from memstore.encoders.batching import plan_batches
-from memstore.encoders.identity import EncoderPlan, plan_encoder
-from memstore.encoders.options import EncoderOptions
+from memstore.encoders.checkpoint import Checkpoint
+from memstore.encoders.identity import EncoderPlan
 from memstore.encoders.stack import EncoderStack
-from memstore.encoders.tokens import load_tokenizer
-from memstore.errors import ConfigError
-from memstore.types import EncodedBatch, EncoderIdentity, Passage, TokenizedPassage
+from memstore.encoders.texts import TextEmbedder, render
+from memstore.types import EncodedBatch, EncoderIdentity, TokenizedPassage
 
 # Padded tokens in a batch. On a CPU more pad more and gain nothing (docs/results/batching.md); a
 # GPU wants large ones, but this figure is not measured.
@@ -42,24 +40,12 @@ class HuggingFaceEncoder:
             tap_layer=plan.num_frozen_layers,
             runs_top=not plan.has_own_retriever,
         )
-        retriever = plan.retriever
+        self._texts = make_embedder(plan.checkpoint, self._stack)
         self._has_own_retriever = plan.has_own_retriever
         self._retriever = (
-            EncoderStack(retriever, device=device) if plan.has_own_retriever else self._stack
+            load_embedder(plan.retriever, device=device) if plan.has_own_retriever else self._texts
         )
-        self._tokenizer = load_tokenizer(
-            retriever, max_tokens=retriever.max_tokens or MAX_QUESTION_TOKENS
-        )
-        self._memory_tokenizer = (
-            load_tokenizer(
-                plan.checkpoint, max_tokens=plan.checkpoint.max_tokens or MAX_QUESTION_TOKENS
-            )
-            if plan.has_own_retriever
-            else self._tokenizer
-        )
-        self._token_budget = (
-            GPU_TOKEN_BUDGET if self._stack.device.type == "cuda" else CPU_TOKEN_BUDGET
-        )
+        self._token_budget = _token_budget(self._stack)
 
     def encode(self, passages: Sequence[TokenizedPassage]) -> Iterator[EncodedBatch]:
         """Encode passages in batches of like length, an order fixed by `passages` alone.
@@ -82,7 +68,7 @@ class HuggingFaceEncoder:
             np.cumsum([len(ids) for ids in sequences], out=offsets[1:])
             embeddings = output.pooled
             if self._has_own_retriever:
-                embeddings = self.embed([self._render(passages[row].passage) for row in rows])
+                embeddings = self.embed([render(self._template, passages[row]) for row in rows])
             yield EncodedBatch(rows, output.memories, offsets, embeddings)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -94,12 +80,7 @@ class HuggingFaceEncoder:
         Returns:
             (len(texts), E) float32, unit length.
         """
-        encodings = self._tokenizer.encode_batch(list(texts))
-        sequences = [np.array(encoding.ids, np.int64) for encoding in encodings]
-        vectors = np.empty((len(texts), self.identity.embedding_dim), np.float32)
-        for rows in plan_batches([len(ids) for ids in sequences], self._token_budget):
-            vectors[rows] = self._retriever.forward([sequences[row] for row in rows]).pooled
-        return vectors
+        return self._retriever.embed(texts)
 
     def question(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Return a question's retrieval vector and its memory, cut as in `embed`.
@@ -107,36 +88,33 @@ class HuggingFaceEncoder:
         Returns:
             (E,) float32 of unit length; (T, D) float32, special tokens included as in passages.
         """
-        ids = np.array(self._memory_tokenizer.encode(text).ids, np.int64)
-        output = self._stack.forward([ids])
+        output = self._stack.forward(self._texts.tokenize([text]))
         vector = self.embed([text])[0] if self._has_own_retriever else output.pooled[0]
         return vector, output.memories
 
-    def _render(self, passage: Passage) -> str:
-        return self._template.format(title=passage.title, text=passage.text).strip()
 
-
-def load_encoder(options: EncoderOptions, *, device: str | None = None) -> HuggingFaceEncoder:
-    """Load an encoder.
-
-    Args:
-        options: which, and where it is cut.
-        device: a torch device ("cpu", "cuda:1"); None: a GPU if there is one.
+def make_embedder(checkpoint: Checkpoint, stack: EncoderStack) -> TextEmbedder:
+    """Return what reads questions by a stack: cut at its positions, at 512 tokens if it has none.
 
     Raises:
-        ConfigError, EncoderNotFoundError, CorruptionError, MissingDependencyError: as
-            `plan_encoder`; ConfigError and CorruptionError also if the weights do not fit the
-            checkpoint's config or do not parse.
+        ConfigError, MissingDependencyError: as `load_tokenizer`.
     """
-    plan = plan_encoder(options)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as err:  # torch's words for "no such device"
-        raise ConfigError(
-            f"encoder device: got {device!r}, wanted one that torch sees on this machine, such as "
-            '"cpu"',
-            device=device,
-        ) from err
-    return HuggingFaceEncoder(plan, device=device)
+    return TextEmbedder(
+        checkpoint,
+        stack,
+        max_tokens=checkpoint.max_tokens or MAX_QUESTION_TOKENS,
+        token_budget=_token_budget(stack),
+    )
+
+
+def load_embedder(checkpoint: Checkpoint, *, device: str) -> TextEmbedder:
+    """Return a checkpoint as the retriever of another encoder.
+
+    Raises:
+        ConfigError, CorruptionError, MissingDependencyError: as `EncoderStack` and `make_embedder`.
+    """
+    return make_embedder(checkpoint, EncoderStack(checkpoint, device=device))
+
+
+def _token_budget(stack: EncoderStack) -> int:
+    return GPU_TOKEN_BUDGET if stack.device.type == "cuda" else CPU_TOKEN_BUDGET

@@ -54,6 +54,7 @@ class EncoderPlan:
             special_tokens="kept",
             pooling=retriever.pooling,
             retriever_sha256=retriever.sha256 if self.has_own_retriever else "",
+            pool_tokens=options.pool_tokens,
         )
 
 
@@ -61,8 +62,9 @@ def plan_encoder(options: EncoderOptions) -> EncoderPlan:
     """Find the checkpoints and check the options against them.
 
     Raises:
-        ConfigError: if `live_fraction` cuts no whole layer or a window is longer than the model's
-            positions; and as `open_checkpoint`.
+        ConfigError: if `live_fraction` cuts no whole layer, a window is longer than the model's
+            positions, or an option is not for an encoder that reads as this one does, passages or
+            documents; and as `open_checkpoint`.
         EncoderNotFoundError, CorruptionError, MissingDependencyError: as `open_checkpoint`.
     """
     checkpoint = open_checkpoint(options.source)
@@ -73,11 +75,38 @@ def plan_encoder(options: EncoderOptions) -> EncoderPlan:
             f"{max_tokens}, the positions of {options.source!r}",
             option="window_tokens",
         )
+    _check_reading(options, checkpoint)
     num_frozen_layers = count_frozen_layers(options.live_share, checkpoint.num_layers)
     retriever = checkpoint
     if options.retriever not in ("", options.source):
         retriever = open_checkpoint(options.retriever)
+        if retriever.family.is_document_wide:
+            raise ConfigError(
+                f"encoder option retriever: {options.retriever!r} reads documents whole, wanted a "
+                "model that reads the text of one passage; name another, or make it the encoder",
+                option="retriever",
+            )
     return EncoderPlan(options, checkpoint, num_frozen_layers, retriever)
+
+
+def _check_reading(options: EncoderOptions, checkpoint: Checkpoint) -> None:
+    """Refuse what has no meaning for passages that are spans of one text, or for those that are
+    not.
+    """
+    if checkpoint.family.is_document_wide:
+        if options.stride_tokens:
+            raise ConfigError(
+                f"encoder option stride_tokens: got {options.stride_tokens}, wanted 0: "
+                f"{options.source!r} reads documents whole, so a passage has seen what is around "
+                "it, and passages that overlap would store tokens twice",
+                option="stride_tokens",
+            )
+    elif options.pool_tokens > 1:
+        raise ConfigError(
+            f"encoder option pool_tokens: got {options.pool_tokens}, wanted 1: {options.source!r} "
+            "reads passages one by one, and a reader wants one vector a token of it",
+            option="pool_tokens",
+        )
 
 
 def read_identity(options: EncoderOptions) -> EncoderIdentity:

@@ -34,6 +34,9 @@ class EncoderOptions:
         template: what a window is made of, `"{text}"` or `"{title} {text}"`.
         retriever: another checkpoint (as `source`) for the retrieval vectors; empty: the encoder's
             own top.
+        pool_tokens: one vector of a memory for so many consecutive tokens of a passage, their mean;
+            the last of a passage may be of fewer. More than 1 only for encoders that read documents
+            whole.
 
     Raises:
         ConfigError: if a value is of the wrong type or out of range.
@@ -45,6 +48,7 @@ class EncoderOptions:
     stride_tokens: int = 0
     template: str = "{title} {text}"
     retriever: str = ""
+    pool_tokens: int = 1
 
     def __post_init__(self) -> None:
         for option in fields(self):
@@ -62,6 +66,8 @@ class EncoderOptions:
             raise _refused(
                 "stride_tokens", self.stride_tokens, f"0 to window_tokens ({self.window_tokens})"
             )
+        if self.pool_tokens < 1:
+            raise _refused("pool_tokens", self.pool_tokens, "1 or more")
         if self.template not in TEMPLATES:
             raise _refused("template", self.template, " or ".join(map(repr, TEMPLATES)))
 
@@ -71,8 +77,14 @@ class EncoderOptions:
         return Fraction(self.live_fraction)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as JSON values."""
-        return asdict(self)
+        """Return the options as JSON values; `pool_tokens` unless it is 1.
+
+        So that an older version, which does not know the option, reads what does not use it.
+        """
+        values = asdict(self)
+        if self.pool_tokens == 1:
+            del values["pool_tokens"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderOptions:

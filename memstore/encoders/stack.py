@@ -97,6 +97,10 @@ class EncoderStack:
             pooled = self._pool(top.float(), mask_on_device)  # (B, D)
             return StackOutput(memories.cpu().numpy(), pooled.cpu().numpy())
 
+    def cost(self, num_tokens: int) -> int:
+        """Return how many tokens of a batch a sequence stands for: its own."""
+        return num_tokens
+
     def _run(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         captured: list[torch.Tensor] = []
 
@@ -135,8 +139,33 @@ class EncoderStack:
             )
 
 
+def choose_device(device: str | None) -> str:
+    """Return a device that is there; None: a GPU if there is one, else the CPU.
+
+    Raises:
+        ConfigError: if torch does not see it.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:  # torch's words for "no such device"
+        raise ConfigError(
+            f"encoder device: got {device!r}, wanted one that torch sees on this machine, such as "
+            '"cpu"',
+            device=device,
+        ) from err
+    return device
+
+
 def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     family = checkpoint.family
+    if not family.architecture:
+        raise ConfigError(
+            f"checkpoint {checkpoint.folder}: model_type is {family.model_type!r}, wanted one that "
+            "transformers loads",
+            source=checkpoint.folder,
+        )
     architecture = getattr(transformers, family.architecture)
     arguments = {"add_pooling_layer": False} if family.has_pooler else {}
     try:

@@ -32,6 +32,8 @@ def load_splitter(options: EncoderOptions) -> PassageSplitter:
         template=options.template,
         prefix_ids=prefix_ids,
         suffix_ids=suffix_ids,
+        is_document_wide=checkpoint.family.is_document_wide,
+        pool_tokens=options.pool_tokens,
     )
 
 

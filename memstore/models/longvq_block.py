@@ -136,7 +136,8 @@ class LongVQBlock(nn.Module):
             inputs = inputs.masked_fill(~mask[..., None], 0)
         mixed, space = inputs, None
         if self.space is not None:
-            mixed, space = self.space(inputs, None if state is None else state.space)
+            with _all_digits(inputs):
+                mixed, space = self.space(inputs, None if state is None else state.space)
         parts = self.from_mixed(F.silu(mixed)).split(self.widths, dim=-1)
         candidate, gate = parts[:2]
         loss, use, past = hidden.new_zeros(()), None, None
@@ -145,7 +146,8 @@ class LongVQBlock(nn.Module):
             seen, loss, use, past = self._attend(inputs, parts[2:], mask, centroids, given)
             candidate = candidate + self.from_values(self.dropout(seen))
         mixed = self.dropout(F.silu(candidate))
-        hidden = torch.lerp(hidden, mixed, torch.sigmoid(gate))
+        share = torch.sigmoid(gate).to(hidden.dtype)  # under autocast they differ
+        hidden = torch.lerp(hidden, mixed.to(hidden.dtype), share)
         hidden = hidden + self.dropout(self.ffn(self.ffn_norm(hidden)))
         return BlockOutput(hidden, loss, use, None if state is None else LayerState(space, past))
 
@@ -165,7 +167,8 @@ class LongVQBlock(nn.Module):
         codes = torch.zeros(keys.shape[:3], dtype=torch.int64, device=keys.device)
         book = keys.new_zeros(config.num_heads, 0, config.key_dim)
         if self.quantizer is not None and centroids is not None:
-            quantized = self.quantizer(keys, mask, centroids)
+            with _all_digits(keys):
+                quantized = self.quantizer(keys, mask, centroids)
             keys, codes, book = quantized.keys, quantized.codes, quantized.centroids
             loss, use = quantized.loss, quantized.use
         bias = keys.new_zeros(config.num_heads, rule.num_biases) if self.bias is None else self.bias
@@ -201,6 +204,11 @@ class LongVQBlock(nn.Module):
     def _heads(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return (B, H, L, n) of (B, L, H·n)."""
         return tensor.view(*tensor.shape[:2], self.config.num_heads, -1).transpose(1, 2)
+
+
+def _all_digits(tensor: torch.Tensor) -> torch.autocast:
+    """Keep autocast out: a pole near 1 and the nearest of many centroids need the digits."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 def _of_length(vectors: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ raised by the logarithm of their number. So each block of queries attends to S +
 exactly as if to all L.
 
 Forward and backward work on some blocks at a time; scores are made anew in the backward pass.
-Memory is O(L·width), and S·width for the blocks at hand.
+Memory is O(L·width), and S·width for the blocks at hand. On a GPU with Triton, `longvq_triton` does
+the same without scores in memory.
 
 Source: Transformer-VQ (arXiv 2309.16354) for blocks and sums; Laplace: MEGA (arXiv 2209.10655).
 """
@@ -15,6 +16,10 @@ Source: Transformer-VQ (arXiv 2309.16354) for blocks and sums; Laplace: MEGA (ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -45,15 +50,15 @@ class FactoredAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         """Attend; torch calls this."""
         tensors = BlockTensors(queries, near_keys, values, codebook, bias)
-        output = queries.new_empty(*queries.shape[:3], values.shape[3])
-        for group in groups(tensors, layout):
-            weights, _ = group.weights(group.scores())
-            far, band = group.parted(weights)
-            seen = torch.bmm(band, group.near(values))
-            if group.num_codes:
-                seen.baddbmm_(far, group.means)
-            group.put(output, seen)
-        ctx.save_for_backward(*tensors, output)
+        fused = _fused(tensors)
+        output: torch.Tensor
+        totals: torch.Tensor | None = None
+        with torch.autocast(queries.device.type, enabled=False):
+            if fused is not None:
+                output, totals = fused.attend(tensors, layout)
+            else:
+                output = _attend(tensors, layout)
+        ctx.save_for_backward(*tensors, output, totals)
         ctx.layout = layout
         return output
 
@@ -61,18 +66,61 @@ class FactoredAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Make the scores anew and return a gradient for each input; torch calls this."""
-        *inputs, output = ctx.saved_tensors
-        tensors, grad = BlockTensors(*inputs), grad.contiguous()
-        grads = BlockTensors(*(torch.zeros_like(each) for each in tensors))
-        far: _FarGradients | None = None
-        wants_codebook = ctx.needs_input_grad[3]
-        for group in groups(tensors, ctx.layout):
-            if group.blocks.start == 0:
-                far = _far_gradients(grads, group)
-            _add_gradients(grads, group, group.of(grad), group.of(output), far, wants_codebook)
-            if far is not None and group.is_last:
-                far.finish()
-        return *grads, None
+        *inputs, output, totals = ctx.saved_tensors
+        tensors, layout, grad = BlockTensors(*inputs), ctx.layout, grad.contiguous()
+        wants_codebook, wants_bias = ctx.needs_input_grad[3:5]
+        fused = _fused(tensors)
+        with torch.autocast(grad.device.type, enabled=False):
+            if fused is None or totals is None:
+                return *_gradients(tensors, layout, output, grad, wants_codebook), None
+            wanted = {"wants_codebook": wants_codebook, "wants_bias": wants_bias}
+            return *fused.gradients(tensors, layout, output, totals, grad, **wanted), None
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """Return `longvq_triton` where Triton is installed."""
+    has_triton = find_spec("triton") is not None
+    return import_module("memstore.models.longvq_triton") if has_triton else None
+
+
+def _fused(tensors: BlockTensors) -> ModuleType | None:
+    """Return what does the same for these tensors in Triton, if that can."""
+    kernels = _kernels()
+    return kernels if kernels is not None and kernels.can_run(tensors) else None
+
+
+def _attend(tensors: BlockTensors, layout: Layout) -> torch.Tensor:
+    """Return (R, A, r, E)."""
+    queries, _, values, _, _ = tensors
+    output = queries.new_empty(*queries.shape[:3], values.shape[3])
+    for group in groups(tensors, layout):
+        weights, _ = group.weights(group.scores())
+        far, band = group.parted(weights)
+        seen = torch.bmm(band, group.near(values))
+        if group.num_codes:
+            seen.baddbmm_(far, group.means)
+        group.put(output, seen)
+    return output
+
+
+def _gradients(
+    tensors: BlockTensors,
+    layout: Layout,
+    output: torch.Tensor,
+    grad: torch.Tensor,
+    wants_codebook: bool,
+) -> BlockTensors:
+    """Return the gradient of each tensor, from that of the output."""
+    grads = BlockTensors(*(torch.zeros_like(each) for each in tensors))
+    far: _FarGradients | None = None
+    for group in groups(tensors, layout):
+        if group.blocks.start == 0:
+            far = _far_gradients(grads, group)
+        _add_gradients(grads, group, group.of(grad), group.of(output), far, wants_codebook)
+        if far is not None and group.is_last:
+            far.finish()
+    return grads
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -45,10 +45,7 @@ class FarKeyGradient:
         is_causal: bool,
     ) -> None:
         self.into, self.codes, self.num_blocks, self.is_causal = into, codes, num_blocks, is_causal
-        self._projection = None
-        if values.shape[3] > width:
-            signs = torch.randint(2, (values.shape[3], width), device=values.device)
-            self._projection = (2 * signs - 1).to(values.dtype) / width**0.5
+        self._projection = draw_projection(values, width)
         ones = is_key[..., None].to(values.dtype)
         self._sides = torch.cat([self._projected(values), ones], dim=3)
         size = into.shape[3] * self._sides.shape[3]
@@ -92,3 +89,12 @@ class FarKeyGradient:
 
     def _projected(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if self._projection is None else tensor @ self._projection
+
+
+def draw_projection(values: torch.Tensor, width: int) -> torch.Tensor | None:
+    """Return a random (E, width) matrix of ±1 / √width for (…, E) values; None: they fit."""
+    if values.shape[-1] <= width:
+        return None
+    signs = torch.randint(2, (values.shape[-1], width), device=values.device)
+    projection: torch.Tensor = (2 * signs - 1).to(values.dtype) / width**0.5
+    return projection

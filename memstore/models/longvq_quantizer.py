@@ -157,19 +157,21 @@ class KeyQuantizer(nn.Module):
     def learn(self, use: CodeUse) -> None:
         """Move the centroids to where the keys of a batch are; all processes call it alike."""
         counts, sums, samples = use.counts.clone(), use.sums.clone(), use.samples.clone()
+        is_sample = use.is_sample.clone()
         for each in (counts, sums):
             vq_codebook.sum_over_ranks(each)
         if vq_codebook.num_ranks() > 1:
-            distributed.broadcast(samples, 0)
+            for chosen in (samples, is_sample):
+                distributed.broadcast(chosen, 0)
         if not self.num_updates:
-            self._place(samples, use.is_sample.expand_as(counts), torch.ones_like(counts))
+            self._place(samples, is_sample.expand_as(counts), torch.ones_like(counts))
         else:
             self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
             self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
             if self.learns and not self.has_gradient:
                 self.codebook.copy_(self.sums / self.counts.clamp(min=_LEAST)[..., None])
             average = self.counts.mean(1, keepdim=True).expand_as(counts)
-            is_rare = (self.counts < _RESET_BELOW * average) & use.is_sample
+            is_rare = (self.counts < _RESET_BELOW * average) & is_sample
             self._place(samples, is_rare, _NEW_USE * average)
         self.num_updates += 1
 

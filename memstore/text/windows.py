@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ class TokenWindowSplitter:
     `stride_tokens` tokens and the last one is the first to reach the document's end, so none lies
     within another.
 
+    For an encoder that reads documents whole, windows are spans of one text: prefix and title stand
+    before the first, the suffix after the last, and the windows' token ids, one after another, are
+    what is read.
+
     Args:
         tokenizer_file: a `tokenizer.json` of the tokenizers library.
         window_tokens: most tokens of a passage, title and special tokens included.
@@ -39,6 +44,8 @@ class TokenWindowSplitter:
         template: `"{title} {text}"` puts the title, cut to a quarter of `window_tokens`, before the
             text of every window; `"{text}"` leaves it out.
         prefix_ids, suffix_ids: special tokens around every window, such as CLS and SEP.
+        is_document_wide: windows are spans of one text. They do not overlap.
+        pool_tokens: so many tokens of a passage share a vector of its memory, for `num_tokens`.
 
     Raises:
         ConfigError: if a value is out of range, or the file is no tokenizer.
@@ -55,9 +62,12 @@ class TokenWindowSplitter:
         template: str = "{title} {text}",
         prefix_ids: Sequence[int] = (),
         suffix_ids: Sequence[int] = (),
+        is_document_wide: bool = False,
+        pool_tokens: int = 1,
     ) -> None:
         if template not in TEMPLATES:
             raise ConfigError(f"template: got '{template}', wanted one of {TEMPLATES}")
+        self._is_document_wide, self._pool_tokens = is_document_wide, pool_tokens
         self._text_tokens = window_tokens - len(prefix_ids) - len(suffix_ids)
         self._title_tokens = window_tokens // MAX_TITLE_FRACTION if "{title}" in template else 0
         self._stride_tokens = stride_tokens
@@ -72,6 +82,11 @@ class TokenWindowSplitter:
             raise ConfigError(
                 f"window_tokens: got {window_tokens}, of which {window_tokens - least_text} go to"
                 " special tokens and the title; nothing is left for text: wanted more"
+            )
+        if self._is_document_wide and self._stride_tokens:
+            raise ConfigError(
+                f"stride_tokens: got {self._stride_tokens}, wanted 0: a document is read once, as a"
+                " whole, so windows need no overlap to know what is around them"
             )
         if not 0 <= self._stride_tokens <= least_text:
             raise ConfigError(
@@ -88,14 +103,16 @@ class TokenWindowSplitter:
         """
         ids, spans = self._encode(document.text)
         title = self._encode_title(document.title)
-        size = self._text_tokens - len(title)
-        stride = self._stride_tokens or size
         head = np.concatenate([self._prefix, title])
         passages = []
-        for number, first in enumerate(range(0, len(ids), stride)):
-            window = ids[first : first + size]
-            start, end = int(spans[first, 0]), int(spans[first + len(window) - 1, 1])
-            token_ids = np.concatenate([head, window, self._suffix])  # (num_tokens,)
+        for number, (first, last) in enumerate(self._cut(len(ids), len(title))):
+            start, end = int(spans[first, 0]), int(spans[last - 1, 1])
+            parts = [ids[first:last]]
+            if not (self._is_document_wide and first):
+                parts.insert(0, head)
+            if not (self._is_document_wide and last < len(ids)):
+                parts.append(self._suffix)
+            token_ids = np.concatenate(parts)  # (T,)
             passage = Passage(
                 document_id=document.document_id,
                 number=number,
@@ -103,13 +120,23 @@ class TokenWindowSplitter:
                 title=document.title,
                 start=start,
                 end=end,
-                num_tokens=len(token_ids),
+                num_tokens=-(-len(token_ids) // self._pool_tokens),
                 metadata=document.metadata,
             )
-            passages.append(TokenizedPassage(passage, token_ids))
-            if first + size >= len(ids):
-                break
+            passages.append(TokenizedPassage(passage, token_ids, is_last=last == len(ids)))
         return passages
+
+    def _cut(self, num_tokens: int, num_title_tokens: int) -> list[tuple[int, int]]:
+        """Return first and last of each window's text: its tokens are `ids[first:last]`."""
+        if not num_tokens:
+            return []
+        size = self._text_tokens - num_title_tokens
+        if self._is_document_wide:  # the suffix has room in every window, so that it fits the last
+            later = self._text_tokens + len(self._prefix)
+            return list(pairwise([0, *range(size, num_tokens, later), num_tokens]))
+        stride = self._stride_tokens or size
+        starts = range(0, max(num_tokens - size, 0) + stride, stride)
+        return [(first, min(first + size, num_tokens)) for first in starts]
 
     def vocabulary(self) -> list[TokenizedPassage]:
         """Return every token of the vocabulary alone between the special tokens, in order of id.
@@ -117,8 +144,8 @@ class TokenWindowSplitter:
         What a model makes of them is known of every token before any text has been read.
         """
         return [
-            TokenizedPassage(
-                Passage(document_id="vocabulary", number=token_id, text=""),
+            TokenizedPassage(  # a document of its own: nothing else is read with it
+                Passage(document_id=f"vocabulary-{token_id}", number=0, text=""),
                 np.concatenate([self._prefix, np.array([token_id], np.int32), self._suffix]),
             )
             for token_id in range(self.vocabulary_size)
@@ -131,12 +158,19 @@ class TokenWindowSplitter:
 
     @property
     def num_prefix_tokens(self) -> int:
-        """Special tokens that stand before the text of every window."""
+        """Special tokens that stand before the text of a token alone."""
         return len(self._prefix)
+
+    @property
+    def is_document_wide(self) -> bool:
+        """Windows are spans of one text, which is read whole."""
+        return self._is_document_wide
 
     def _encode_title(self, title: str) -> np.ndarray:
         if not self._title_tokens or not title:
             return np.empty(0, dtype=np.int32)
+        if self._is_document_wide:  # bytes, or pieces of words, would go on into the text
+            title += " "
         return self._encode(title)[0][: self._title_tokens]
 
     def _encode(self, text: str) -> tuple[np.ndarray, np.ndarray]:

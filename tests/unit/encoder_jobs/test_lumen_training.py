@@ -9,46 +9,17 @@ import pytest
 import torch
 
 from encoder_jobs.checkpointing import Checkpoints
-from encoder_jobs.lumen_folder import RunFolder
 from encoder_jobs.lumen_options import TrainOptions
 from encoder_jobs.lumen_training import run_steps
 from memstore.errors import TrainingDivergedError
-from memstore.models.checkpoints import read_checkpoint
+from tests.cut_runs import CPU, figures, last_tensors, run_until
 from tests.tiny_training import make_options, make_vq_options, save_small_t5, start_run
-
-CPU = torch.device("cpu")
-
-
-class Cut(Exception):
-    """The run is cut off here."""
 
 
 @pytest.fixture(scope="module")
 def t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint folder, of a model with dropout."""
     return save_small_t5(tmp_path_factory.mktemp("models") / "t5")
-
-
-def run_until(folder: RunFolder, last_step: int) -> None:
-    """Run, and cut it off after a step."""
-
-    def cut(step: int, _row: object) -> None:
-        if step == last_step:
-            raise Cut
-
-    with pytest.raises(Cut):
-        run_steps(folder, CPU, cut)
-
-
-def last_tensors(folder: RunFolder) -> dict[str, torch.Tensor]:
-    """Return all that the last checkpoint holds."""
-    path = folder.root / "checkpoints" / f"step-{folder.checkpoints.last_step:09d}"
-    return read_checkpoint(path, kind="training")[1]
-
-
-def figures(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the rows of metrics but for their times."""
-    return [{**row, "seconds": 0} for row in folder.metrics.rows()]
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
@@ -63,7 +34,7 @@ def test_a_run_cut_off_anywhere_ends_with_the_same_weights(
 
     for cut_after in range(1, options.steps + 1):
         folder = start_run(tmp_path / f"cut-{cut_after}", options)
-        run_until(folder, cut_after)
+        run_until(run_steps, folder, cut_after)
         run_steps(folder, CPU)
 
         assert folder.checkpoints.last_step == options.steps

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +17,6 @@ from encoder_jobs.melodi_scoring import score_documents
 from encoder_jobs.ragged import Ragged
 from memstore.errors import ConfigError
 from memstore.models.melodi_config import Architecture
-from memstore.models.melodi_state import MelodiState, StreamState
 from tests.tiny_melodi import VARIANTS, VOCAB, WINDOW, make_model, make_tokens, tiny_config
 
 SEGMENT = 2 * WINDOW
@@ -246,21 +244,6 @@ def test_scores_do_not_depend_on_what_is_read_side_by_side() -> None:
         )
         assert got.num_tokens == sum(each.num_tokens for each in alone)
         assert got.loss * got.num_tokens == pytest.approx(wanted)
-
-
-def test_memory_can_be_taken_away_for_a_score() -> None:
-    """Without the queue the first window is as it was, later ones are not."""
-    documents, model = make_documents(60, 60), make_model()
-
-    def without_queue(state: StreamState) -> StreamState:
-        assert isinstance(state, MelodiState)
-        return replace(state, queue=torch.zeros_like(state.queue))
-
-    whole = score_documents(model, documents, segment_windows=1)
-    cut = score_documents(model, documents, segment_windows=1, alter=without_queue)
-
-    assert cut.buckets[0].loss == whole.buckets[0].loss
-    assert all(a.loss != b.loss for a, b in zip(cut.buckets[1:], whole.buckets[1:], strict=True))
 
 
 def test_held_out_documents_are_scored_without_changing_anything() -> None:

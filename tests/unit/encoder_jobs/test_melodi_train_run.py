@@ -13,24 +13,20 @@ import torch
 
 from encoder_jobs.lumen_folder import RunFolder
 from encoder_jobs.lumen_options import TrainOptions
-from encoder_jobs.melodi_folder import MelodiFolder, MelodiSpec
+from encoder_jobs.melodi_folder import MelodiFolder
 from encoder_jobs.melodi_job import run_steps
 from encoder_jobs.melodi_options import MelodiOptions
 from encoder_jobs.ragged import Ragged
+from encoder_jobs.training_text_folder import TextSpec
 from memstore.errors import (
     AlreadyExistsError,
     CorruptionError,
     TrainingDivergedError,
 )
-from memstore.models.checkpoints import read_checkpoint, write_checkpoint
+from memstore.models.checkpoints import write_checkpoint
+from tests.cut_runs import CPU, figures, last_tensors, run_until
 from tests.tiny_melodi import VARIANTS, VOCAB, tiny_config
 from tests.tiny_training import make_spec
-
-CPU = torch.device("cpu")
-
-
-class Cut(Exception):
-    """The run is cut off here."""
 
 
 def start_run(root: Path, *, model: dict[str, Any] | None = None, **options: Any) -> MelodiFolder:
@@ -49,7 +45,7 @@ def start_run(root: Path, *, model: dict[str, Any] | None = None, **options: Any
         "validate_every": 2,
         **options,
     }
-    spec = MelodiSpec(
+    spec = TextSpec(
         model=tiny_config(**{"dropout": 0.1, **(model or {})}),
         options=MelodiOptions(**given),
         tokenizer_sha256="",
@@ -64,23 +60,6 @@ def start_run(root: Path, *, model: dict[str, Any] | None = None, **options: Any
     return folder
 
 
-def run_until(folder: MelodiFolder, last_step: int) -> None:
-    """Run, and cut it off after a step."""
-
-    def cut(step: int, _row: object) -> None:
-        if step == last_step:
-            raise Cut
-
-    with pytest.raises(Cut):
-        run_steps(folder, CPU, cut)
-
-
-def last_tensors(folder: MelodiFolder) -> dict[str, torch.Tensor]:
-    """Return all that the last checkpoint holds."""
-    path = folder.root / "checkpoints" / f"step-{folder.checkpoints.last_step:09d}"
-    return read_checkpoint(path, kind="training")[1]
-
-
 def change_checkpoint(
     folder: MelodiFolder, change: Callable[[dict[str, torch.Tensor]], object]
 ) -> None:
@@ -91,11 +70,6 @@ def change_checkpoint(
     kept = {name: tensor.clone() for name, tensor in tensors.items()}
     shutil.rmtree(path)
     write_checkpoint(path, kind="training", config={"step": step}, tensors=kept)
-
-
-def figures(folder: MelodiFolder) -> list[dict[str, Any]]:
-    """Return the rows of metrics but for their times."""
-    return [{**row, "seconds": 0} for row in folder.metrics.rows()]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +93,7 @@ def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(
 
     for cut_after in cuts:
         folder = start_run(tmp_path / f"cut-{cut_after}", **changes)
-        run_until(folder, cut_after)
+        run_until(run_steps, folder, cut_after)
         run_steps(folder, CPU)
 
         torch.testing.assert_close(last_tensors(folder), wanted, rtol=0, atol=0)
@@ -132,7 +106,7 @@ def test_what_is_remembered_decides_the_next_step(tmp_path: Path) -> None:
     """A run that forgets it when it goes on ends elsewhere: the test above would see that."""
     whole, folder = (start_run(tmp_path / name, model={"dropout": 0.0}) for name in "ab")
     run_steps(whole, CPU)
-    run_until(folder, 2)
+    run_until(run_steps, folder, 2)
     change_checkpoint(folder, lambda tensors: tensors["carried.0.short"].zero_())
 
     run_steps(folder, CPU)
@@ -157,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_streams_is_refused(tmp_path: Path) -> None:
     """It says nothing of what they remember."""
     folder = start_run(tmp_path / "run", model=VARIANTS["melodi"])
-    run_until(folder, 2)
+    run_until(run_steps, folder, 2)
     change_checkpoint(folder, lambda tensors: tensors.pop("carried.0.queue"))
 
     with pytest.raises(CorruptionError, match=r"of 0 got \['position', 'short'\], wanted"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from encoder_jobs.melodi_streams import NO_TARGET
+from encoder_jobs.training_steps import NO_TARGET
 from experiments.melodi.recall import RecallTask, make_streams
 from experiments.melodi.recalling import Course, RecallTest, Stage, ask, learn_to_recall
 from memstore.models.melodi import Melodi

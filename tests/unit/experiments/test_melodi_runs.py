@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from encoder_jobs.melodi_options import MelodiOptions
-from encoder_jobs.melodi_scoring import score_documents
-from encoder_jobs.melodi_text import open_tokenizer
+from encoder_jobs.melodi_scoring import score_documents, score_each
 from encoder_jobs.ragged import Ragged
+from encoder_jobs.training_text import open_tokenizer
 from experiments.melodi.arms import (
     LONGER,
     MELODI,
@@ -30,9 +30,8 @@ from experiments.melodi.arms import (
 from experiments.melodi.queues import compress_queue, empty_queue, fit_codec, sample_entries
 from experiments.melodi.recall import RecallTask
 from experiments.melodi.recalling import Course, RecallTest, Stage
-from experiments.melodi.report import report
+from experiments.melodi.report import report, windows_of
 from experiments.melodi.runs import Runner, Workshop
-from experiments.melodi.scoring import bucket_name, score_each
 from experiments.melodi.sizes import SIZES, Size
 from experiments.melodi.statistics import from_text
 from experiments.melodi.text import hold_out, make_tokenizer
@@ -185,7 +184,7 @@ def test_losses_by_document_sum_to_those_of_all():
     assert found.sums.sum() / found.counts.sum() == pytest.approx(wanted.loss, rel=1e-5)
     columns = found.sums.sum(axis=0) / found.counts.sum(axis=0)
     assert columns == pytest.approx([bucket.loss for bucket in wanted.buckets], rel=1e-5)
-    assert [bucket_name(number) for number in range(4)] == ["0", "1", "2-3", "4-7"]
+    assert [windows_of(number) for number in range(4)] == ["0", "1", "2-3", "4-7"]
 
 
 def test_an_emptied_queue_changes_later_windows_alone():

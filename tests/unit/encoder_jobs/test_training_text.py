@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from encoder_jobs.melodi_text import TextInputs, hold_out, open_tokenizer, read_documents
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.ragged import Ragged
+from encoder_jobs.training_text import TextInputs, hold_out, open_tokenizer, read_documents
 from memstore.errors import ConfigError, InvalidInputError, NotFoundError
 from tests.tiny import save_encoder
 

@@ -167,6 +167,20 @@ def hold_out(documents: Ragged, share: float, seed: int) -> tuple[Ragged, Ragged
     return documents.take(np.sort(order[wanted:])), documents.take(np.sort(order[:wanted]))
 
 
+def check_documents(documents: Ragged, purpose: str) -> None:
+    """Refuse no documents, and those that leave nothing to predict.
+
+    Raises:
+        ConfigError: with what they are for.
+    """
+    shortest = int(documents.lengths.min()) if len(documents) else 0
+    if shortest < 2:
+        raise ConfigError(
+            f"{len(documents)} documents {purpose}, the shortest of {shortest} tokens; wanted one "
+            "or more, each of two tokens or more: the first is given, the others are predicted"
+        )
+
+
 def _items(
     partitions: Sequence[Partition], num_documents: int, display: ProgressDisplay
 ) -> Iterator[str | BadRecord]:
