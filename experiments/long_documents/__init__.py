@@ -1,0 +1,1 @@
+"""Is a passage found better when its memory has seen the whole document?"""

@@ -1,0 +1,50 @@
+"""`python -m experiments.long_documents run|report --data DIR`: whole documents against windows.
+
+`run` trains and tests everything that has no row yet in results.jsonl, and may be stopped and
+started again; `report` prints the tables of docs/results/long_documents.md. `--data` names the
+folder that holds text/ and xquad/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from experiments.long_documents.articles import Articles
+from experiments.long_documents.facts import Facts
+from experiments.long_documents.report import report
+from experiments.long_documents.runs import ARTICLES, FACTS, Runner, keys
+from experiments.results import ResultLog, run_missing
+
+_RESULTS = Path(__file__).parent / "results.jsonl"
+_CACHE = Path(tempfile.gettempdir()) / "memstore-long-documents"
+
+
+def main() -> int:
+    """Run, or report; return 1 if a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.long_documents")
+    parser.add_argument("verb", choices=["run", "report"])
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--task", choices=[FACTS, ARTICLES], help="one of the two alone")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="processes, with a thread each")
+    parser.add_argument("--results", type=Path, default=_RESULTS)
+    parser.add_argument("--cache", type=Path, default=_CACHE, help="keeps models between runs")
+    options = parser.parse_args()
+    log = ResultLog(options.results)
+    num_failed = 0
+    if options.verb == "run":
+        threads = 1 if options.workers > 1 else torch.get_num_threads()
+        wanted = [key for key in keys(options.seeds) if options.task in (None, key["task"])]
+        runner = Runner(options.data, options.cache, threads)
+        num_failed = run_missing(log, wanted, runner, num_workers=options.workers)
+    print(report(log.rows(), {FACTS: Facts(), ARTICLES: Articles(options.data)}))
+    return min(num_failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Real text: passages of XQuAD's articles, each article one document, and its questions.
+
+The model learns from other text, which has no questions: a few words that follow one another are
+taken out of a passage and asked for (the inverse cloze task, arXiv 1906.00300). Tokens begin with
+the word vectors of the default encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from benchmarks.harness import DataMissingError
+from benchmarks.running_text import read_text
+from experiments.long_documents.task import Batch, Question, Test
+from memstore.encoders import EncoderOptions
+from memstore.encoders.identity import plan_encoder
+from memstore.text import load_tokenizer
+from memstore.types import Document
+
+_WORD_VECTORS = "embeddings.word_embeddings.weight"
+
+
+@dataclass(frozen=True)
+class Articles:
+    """How batches are made.
+
+    Args:
+        data: folder that holds text/ and xquad/.
+        passage_tokens: of a passage.
+        training_passages: of a document, a piece of a text.
+        batch_documents: in a batch, with a question each.
+        question_tokens: least and most of what is taken out.
+    """
+
+    data: Path
+    passage_tokens: int = 64
+    training_passages: int = 8
+    batch_documents: int = 8
+    question_tokens: tuple[int, int] = (6, 16)
+
+    @cached_property
+    def _checkpoint(self) -> Path:
+        return plan_encoder(EncoderOptions()).checkpoint.folder
+
+    @property
+    def tokenizer(self) -> str:
+        """The default encoder's, without special tokens."""
+        content = json.loads((self._checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
+        return json.dumps({**content, "post_processor": None, "padding": None, "truncation": None})
+
+    @cached_property
+    def word_vectors(self) -> np.ndarray | None:
+        """The default encoder's, (V, 384)."""
+        vectors: np.ndarray = load_file(self._checkpoint / "model.safetensors")[_WORD_VECTORS]
+        return vectors.astype(np.float32)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, of the tokenizer."""
+        vectors = self.word_vectors
+        assert vectors is not None
+        return len(vectors)
+
+    @cached_property
+    def _texts(self) -> list[np.ndarray]:
+        """Token ids of the texts that are long enough for a document."""
+        tokenizer = load_tokenizer(self._checkpoint / "tokenizer.json")
+        found = []
+        for document in read_text(self.data / "text"):
+            ids = tokenizer.encode(document.text, add_special_tokens=False).ids
+            if len(ids) >= self._document_tokens:
+                found.append(np.array(ids, np.int64))
+        return found
+
+    @property
+    def _document_tokens(self) -> int:
+        return self.passage_tokens * self.training_passages
+
+    def training(self, seed: int) -> Iterator[Batch]:
+        """Yield batches of pieces of texts, long ones oftener."""
+        rng = np.random.default_rng(seed)
+        lengths = np.array([len(ids) for ids in self._texts])
+        shares = lengths / lengths.sum()
+        while True:
+            documents, questions, gold = [], [], []
+            for number, text in enumerate(rng.choice(len(lengths), self.batch_documents, p=shares)):
+                start = int(rng.integers(lengths[text] - self._document_tokens + 1))
+                ids = self._texts[text][start : start + self._document_tokens]
+                passages = list(ids.reshape(self.training_passages, -1))
+                asked = int(rng.integers(self.training_passages))
+                passages[asked], question = self._take_out(passages[asked], rng)
+                documents.append(passages)
+                questions.append(question)
+                gold.append(number * self.training_passages + asked)
+            yield Batch(documents, questions, gold)
+
+    def test(self) -> Test:
+        """Return the English articles and all questions; a group is the paragraph's place."""
+        path = self.data / "xquad" / "xquad.en.json"
+        if not path.is_file():
+            raise DataMissingError(f"{path} is missing; --data names the folder that holds xquad/")
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        documents, questions = [], []
+        for number, article in enumerate(articles):
+            document_id, start = f"article{number}", 0
+            for paragraph in article["paragraphs"]:
+                for each in paragraph["qas"]:
+                    place = start + each["answers"][0]["answer_start"]
+                    questions.append(Question(each["question"], document_id, place, 0))
+                start += len(paragraph["context"]) + 1
+            text = " ".join(each["context"] for each in article["paragraphs"])
+            documents.append(Document(document_id, text))
+        return Test(documents, questions, ["all"])
+
+    def _take_out(
+        self, passage: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return a passage without some tokens, and those."""
+        least, most = self.question_tokens
+        length = int(rng.integers(least, most + 1))
+        start = int(rng.integers(len(passage) - length + 1))
+        return np.delete(passage, slice(start, start + length)), passage[start : start + length]

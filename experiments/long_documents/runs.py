@@ -1,0 +1,195 @@
+"""One run: a model learns in one way, passages are read in one way, and questions are asked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.long_documents.articles import Articles
+from experiments.long_documents.facts import Facts
+from experiments.long_documents.learning import learn
+from experiments.long_documents.ranking import rank
+from experiments.long_documents.task import Task, Test
+from experiments.longvq.learning import Course
+from experiments.melodi.statistics import to_text
+from experiments.results import locked
+from memstore.encoders import EncoderOptions
+from memstore.models.longvq import LongVQ
+from memstore.models.longvq_config import LongVQConfig
+
+FACTS, ARTICLES = "facts", "articles"
+WHOLE, WINDOWS = "documents whole", "windows"
+UNTRAINED, MINILM = "nothing", "MiniLM"
+
+ARMS = {
+    FACTS: ((WHOLE, WHOLE), (WHOLE, WINDOWS), (WINDOWS, WINDOWS)),
+    ARTICLES: (
+        (WHOLE, WHOLE),
+        (WHOLE, WINDOWS),
+        (WINDOWS, WINDOWS),
+        (WINDOWS, WHOLE),
+        (UNTRAINED, WINDOWS),
+        (MINILM, WINDOWS),
+    ),
+}
+"""Of each task: what a model learnt from, and how it reads the test."""
+
+_LEARNING = "learning.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model and how it learns.
+
+    Args:
+        config: of the model, but for the size of its vocabulary.
+        course: of its training.
+    """
+
+    config: LongVQConfig
+    course: Course
+
+
+SETTINGS = {
+    FACTS: Setting(
+        LongVQConfig(
+            vocab_size=1, dim=96, num_layers=3, key_dim=32, value_dim=96, ffn_dim=192,
+            num_codes=64, window=32,
+        ),
+        Course(num_steps=1200, learning_rate=3e-3, warmup_steps=100),
+    ),
+    ARTICLES: Setting(
+        LongVQConfig(
+            vocab_size=1, dim=384, num_layers=2, key_dim=64, value_dim=384, ffn_dim=768,
+            num_codes=128, window=64,
+        ),
+        Course(num_steps=400, learning_rate=5e-4, warmup_steps=50),
+    ),
+}  # fmt: skip
+
+
+def keys(num_seeds: int) -> list[dict[str, str | int]]:
+    """Return the keys of all runs."""
+    return [
+        {"task": task, "learnt from": learnt, "reads": reads, "seed": seed}
+        for task, arms in ARMS.items()
+        for seed in range(num_seeds)
+        for learnt, reads in arms
+        if learnt != MINILM or seed == 0
+    ]
+
+
+class Workshop:
+    """What runs share: texts, and models kept in a folder.
+
+    Several processes may use one folder: what one is training, the others wait for.
+
+    Args:
+        data: folder that holds text/ and xquad/.
+        cache: keeps a model for every way of learning, task and seed.
+    """
+
+    def __init__(self, data: Path, cache: Path) -> None:
+        self._cache = cache
+        self._tasks: dict[str, Task] = {FACTS: Facts(), ARTICLES: Articles(data)}
+        self._tests: dict[str, Test] = {}
+
+    def run(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the rest of a key's row."""
+        began = time.perf_counter()
+        name, learnt, seed = key["task"], key["learnt from"], key["seed"]
+        task = self._tasks[name]
+        told: dict[str, Any] = {}
+        if learnt == MINILM:
+            options = EncoderOptions(window_tokens=task.passage_tokens + 2, template="{text}")
+        else:
+            folder = self._model(name, learnt, seed)
+            told = json.loads((folder / _LEARNING).read_text())
+            options = EncoderOptions(
+                source=str(folder / "model"),
+                live_fraction="0",
+                window_tokens=task.passage_tokens,
+                template="{text}",
+            )
+        if name not in self._tests:
+            self._tests[name] = task.test()
+        test = self._tests[name]
+        ranks = rank(test, options, is_whole=key["reads"] == WHOLE)
+        row = {
+            "recall@1": float((ranks == 1).mean()),
+            "recall@5": float((ranks <= 5).mean()),
+            "mrr": float((1 / ranks).mean()),
+            **told,
+            "seconds": round(time.perf_counter() - began, 1),
+            "machine": f"CPU, {torch.get_num_threads()} threads",
+            "ranks": to_text(ranks),
+        }
+        logger.info("%s: recall@1 %.4f", dict(key), row["recall@1"])
+        return row
+
+    def groups(self, task: str) -> tuple[np.ndarray, list[str]]:
+        """Return the group of each question, and the groups' names."""
+        test = self._tasks[task].test()
+        return np.array([each.group for each in test.questions]), list(test.groups)
+
+    def _model(self, name: str, learnt: str, seed: int) -> Path:
+        """Return the folder of a model; train it if nobody has."""
+        folder = self._cache / f"{name}, {learnt}, seed {seed}"
+        with locked(folder.with_suffix(".lock")):
+            if not (folder / _LEARNING).exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
+                self._learn(name, learnt, seed, folder)
+        return folder
+
+    def _learn(self, name: str, learnt: str, seed: int, folder: Path) -> None:
+        began = time.perf_counter()
+        task, setting = self._tasks[name], SETTINGS[name]
+        torch.manual_seed(seed)
+        model = LongVQ(replace(setting.config, vocab_size=task.vocab_size))
+        if task.word_vectors is not None:
+            model.embedding.weight.data.copy_(torch.from_numpy(task.word_vectors))
+        losses: list[float] = []
+        if learnt != UNTRAINED:
+            batches = task.training(seed)
+            losses = learn(model, batches, setting.course, is_whole=learnt == WHOLE)
+        model.eval().save_pretrained(folder / "model", task.tokenizer.encode())
+        told = {
+            "steps": len(losses),
+            "loss": float(np.mean(losses[-20:])) if losses else None,
+            "collapsed": model.collapsed_codebooks(),
+            "training_seconds": round(time.perf_counter() - began, 1),
+        }
+        (folder / _LEARNING).write_text(json.dumps(told))
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs keys in whatever process; each has a workshop of its own."""
+
+    data: Path
+    cache: Path
+    threads: int
+
+    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the rest of a key's row."""
+        torch.set_num_threads(self.threads)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+        return _workshop(self.data, self.cache).run(key)
+
+
+@lru_cache(maxsize=1)
+def _workshop(data: Path, cache: Path) -> Workshop:
+    return Workshop(data, cache)
