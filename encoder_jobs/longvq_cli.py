@@ -91,7 +91,7 @@ def longvq(
     ] = 8,
     micro_batch: MicroBatchOption = 8,
     checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="A third more time, for a third of the memory.")
+        bool, typer.Option("--checkpointing", help="Less memory, for more time.")
     ] = False,
     learning_rate: Annotated[float, typer.Option(help="The highest.")] = 1e-3,
     warmup_steps: WarmupStepsOption = None,

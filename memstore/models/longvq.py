@@ -58,8 +58,8 @@ class LongVQ(nn.Module):
 
     Args:
         config: the shape; weights are drawn at random.
-        checkpointing: keep only what enters each block, and run it again backward: a third more
-            time, and with four layers 0.3 times the memory.
+        checkpointing: keep only what enters each block, and run it again backward: less memory for
+            more time.
 
     Attributes:
         config: what it was built from.
