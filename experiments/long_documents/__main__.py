@@ -12,13 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from experiments.long_documents.articles import Articles
 from experiments.long_documents.facts import Facts
 from experiments.long_documents.report import report
-from experiments.long_documents.runs import ARTICLES, FACTS, Runner, keys
+from experiments.long_documents.runs import ARTICLES, FACTS, Workshop, keys
 from experiments.results import ResultLog, run_missing
+from experiments.running import Runner
 
 _RESULTS = Path(__file__).parent / "results.jsonl"
 _CACHE = Path(tempfile.gettempdir()) / "memstore-long-documents"
@@ -38,9 +37,8 @@ def main() -> int:
     log = ResultLog(options.results)
     num_failed = 0
     if options.verb == "run":
-        threads = 1 if options.workers > 1 else torch.get_num_threads()
         wanted = [key for key in keys(options.seeds) if options.task in (None, key["task"])]
-        runner = Runner(options.data, options.cache, threads)
+        runner = Runner(Workshop, (options.data, options.cache), options.workers)
         num_failed = run_missing(log, wanted, runner, num_workers=options.workers)
     print(report(log.rows(), {FACTS: Facts(), ARTICLES: Articles(options.data)}))
     return min(num_failed, 1)

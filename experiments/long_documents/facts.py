@@ -126,7 +126,8 @@ class Facts:
         """Return (N, 2) token ids."""
         first, second = np.indices((self.num_names, self.num_names)).reshape(2, -1)
         is_name = (first != second) & (((3 * first + second) % _TEST_SHARE == 0) == is_test)
-        return np.stack([first, second], axis=1)[is_name] + self._first("name")
+        names: np.ndarray = np.stack([first, second], axis=1)[is_name] + self._first("name")
+        return names
 
     def _passages(
         self, name: np.ndarray, attributes: np.ndarray, rng: np.random.Generator

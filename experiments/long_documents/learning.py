@@ -6,22 +6,19 @@ makes it (memstore/encoders/longvq.py): of a document that is read whole, or of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from experiments.long_documents.task import Batch
-from experiments.longvq.learning import Course
+from experiments.longvq.learning import Course, take_steps
 from memstore.encoders.batching import pad
 from memstore.models.longvq import LongVQ
 
 _SHARPNESS = 20.0  # what cosines are multiplied with
-_CLIP = 1.0
 
 
 def learn(
@@ -36,25 +33,10 @@ def learn(
         is_whole: passages are spans of documents that are read whole; else each is read alone.
 
     Raises:
-        ArithmeticError: if a loss is not finite, naming the step.
+        ArithmeticError: as `take_steps`.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), weight_decay=course.weight_decay, betas=course.betas
-    )
-    model.train()
-    losses = []
-    for step, batch in enumerate(islice(batches, course.num_steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = course.rate(step)
-        loss = _loss(model, batch, is_whole=is_whole)
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise ArithmeticError(f"step {step + 1}: loss {losses[-1]}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
-        optimizer.step()
-    return losses
+    losses = (_loss(model, batch, is_whole=is_whole) for batch in batches)
+    return take_steps(model, losses, course)
 
 
 def _loss(model: LongVQ, batch: Batch, *, is_whole: bool) -> torch.Tensor:

@@ -65,11 +65,11 @@ def _above(
     seeds = sorted(arm.keys() & baseline.keys())
     if not seeds or arm is baseline:
         return ""
-    both = [
+    best, others = (
         (_ranks({seed: each[seed] for seed in seeds}, num_questions) == 1).astype(float)
         for each in (arm, baseline)
-    ]
-    return _percent(difference(*both, np.ones(both[0].shape, np.int64)), sign="+")
+    )
+    return _percent(difference(best, others, np.ones(best.shape, np.int64)), sign="+")
 
 
 def _ranks(by_seed: dict[int, dict[str, Any]], num_questions: int) -> np.ndarray:

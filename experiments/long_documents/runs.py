@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -173,23 +171,3 @@ class Workshop:
             "training_seconds": round(time.perf_counter() - began, 1),
         }
         (folder / _LEARNING).write_text(json.dumps(told))
-
-
-@dataclass(frozen=True)
-class Runner:
-    """Runs keys in whatever process; each has a workshop of its own."""
-
-    data: Path
-    cache: Path
-    threads: int
-
-    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rest of a key's row."""
-        torch.set_num_threads(self.threads)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        return _workshop(self.data, self.cache).run(key)
-
-
-@lru_cache(maxsize=1)
-def _workshop(data: Path, cache: Path) -> Workshop:
-    return Workshop(data, cache)

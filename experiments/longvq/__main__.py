@@ -12,13 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from experiments.longvq.arms import TASKS, arms, keys
 from experiments.longvq.report import report
-from experiments.longvq.runs import Runner
+from experiments.longvq.runs import open_workshop
 from experiments.longvq.sizes import SIZES
 from experiments.results import ResultLog, run_missing
+from experiments.running import Runner
 
 _RESULTS = Path(__file__).parent / "results"
 _CACHE = Path(tempfile.gettempdir()) / "memstore-longvq"
@@ -44,6 +43,7 @@ def main() -> int:
     if options.verb == "run":
         if options.data is None and any(task in _READ_TEXT for task in tasks):
             parser.error("text and reviews read text: give --data, or --task another")
+        text = options.data / "text" if options.data else None
         num_failed = run_missing(
             log,
             keys(
@@ -52,12 +52,7 @@ def main() -> int:
                 options.seeds or size.num_seeds,
                 only_deciding=not options.all,
             ),
-            Runner(
-                options.size,
-                options.cache,
-                options.data / "text" if options.data else None,
-                1 if options.workers > 1 else torch.get_num_threads(),
-            ),
+            Runner(open_workshop, (options.size, options.cache, text), options.workers),
             num_workers=options.workers,
         )
     print(report(log.rows(), size))

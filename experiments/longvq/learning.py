@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -99,28 +98,43 @@ def learn(
     """Train a model; return the loss of each step.
 
     Raises:
+        ArithmeticError: as `take_steps`.
+    """
+    losses = (learner.loss(batch.to(device)) for batch in batches)
+    return take_steps(learner, losses, course)
+
+
+def take_steps(model: nn.Module, losses: Iterator[torch.Tensor], course: Course) -> list[float]:
+    """Make a model's losses smaller, one after the other; return them.
+
+    Args:
+        model: what learns.
+        losses: each computed, from the weights as they are then, when it is asked for.
+        course: how.
+
+    Raises:
         ArithmeticError: if a step's loss or activations are not finite, naming the step.
     """
     optimizer = torch.optim.AdamW(
-        learner.parameters(), weight_decay=course.weight_decay, betas=course.betas
+        model.parameters(), weight_decay=course.weight_decay, betas=course.betas
     )
-    learner.train()
-    losses = []
-    for step, batch in enumerate(islice(batches, course.num_steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = course.rate(step)
+    model.train()
+    taken: list[float] = []
+    for step in range(course.num_steps):
         try:
-            loss = learner.loss(batch.to(device))
+            loss = next(losses)
         except ShapeError as err:
             raise ArithmeticError(f"step {step + 1}: {err}") from err
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise ArithmeticError(f"step {step + 1}: loss {losses[-1]}")
+        taken.append(float(loss.detach()))
+        if not math.isfinite(taken[-1]):
+            raise ArithmeticError(f"step {step + 1}: loss {taken[-1]}")
+        for group in optimizer.param_groups:
+            group["lr"] = course.rate(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(learner.parameters(), _CLIP)
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
         optimizer.step()
-    return losses
+    return taken
 
 
 @torch.no_grad()

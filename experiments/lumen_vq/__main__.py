@@ -12,13 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from experiments.lumen_vq.arms import arms, keys
 from experiments.lumen_vq.report import report
-from experiments.lumen_vq.runs import Runner
+from experiments.lumen_vq.runs import open_workshop
 from experiments.lumen_vq.sizes import SIZES
 from experiments.results import ResultLog, run_missing
+from experiments.running import Runner
 
 _RESULTS = Path(__file__).parent / "results"
 _CACHE = Path(tempfile.gettempdir()) / "memstore-lumen-vq"
@@ -46,9 +45,7 @@ def main() -> int:
                 options.seeds or size.num_seeds,
                 only_deciding=not options.all,
             ),
-            Runner(
-                options.size, options.cache, 1 if options.workers > 1 else torch.get_num_threads()
-            ),
+            Runner(open_workshop, (options.size, options.cache), options.workers),
             num_workers=options.workers,
         )
     print(report(log.rows(), size))

@@ -6,10 +6,9 @@ import copy
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -184,24 +183,6 @@ def _shortened(world: World, share: float) -> World:
     return shortened
 
 
-@dataclass(frozen=True)
-class Runner:
-    """Runs keys in whatever process; each has a workshop of its own.
-
-    It stands here and not beside `main`: other processes cannot import a `__main__`.
-    """
-
-    size: str
-    cache: Path
-    threads: int
-
-    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rest of a key's row."""
-        torch.set_num_threads(self.threads)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        return _workshop(self.size, self.cache).run(key)
-
-
-@lru_cache(maxsize=1)
-def _workshop(size: str, cache: Path) -> Workshop:
+def open_workshop(size: str, cache: Path) -> Workshop:
+    """Return the workshop of a size by name."""
     return Workshop(SIZES[size], cache / size)

@@ -12,13 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
 from experiments.melodi.arms import Task, keys
 from experiments.melodi.report import report
-from experiments.melodi.runs import Runner
+from experiments.melodi.runs import open_workshop
 from experiments.melodi.sizes import SIZES
 from experiments.results import ResultLog, run_missing
+from experiments.running import Runner
 
 _RESULTS = Path(__file__).parent / "results"
 _CACHE = Path(tempfile.gettempdir()) / "memstore-melodi"
@@ -44,15 +43,11 @@ def main() -> int:
     if options.verb == "run":
         if "language" in tasks and options.data is None:
             parser.error("the language task reads text: give --data, or --task recall")
+        text = options.data / "text" if options.data else None
         num_failed = run_missing(
             log,
             keys(tasks, options.seeds or size.num_seeds, only_deciding=not options.all),
-            Runner(
-                options.size,
-                options.cache,
-                options.data / "text" if options.data else None,
-                1 if options.workers > 1 else torch.get_num_threads(),
-            ),
+            Runner(open_workshop, (options.size, options.cache, text), options.workers),
             num_workers=options.workers,
         )
     print(report(log.rows()))

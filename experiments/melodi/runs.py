@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -218,25 +217,6 @@ def _memory(config: MelodiConfig, rate: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Runner:
-    """Runs keys in whatever process; each has a workshop of its own.
-
-    It stands here and not beside `main`: other processes cannot import a `__main__`.
-    """
-
-    size: str
-    cache: Path
-    text: Path | None
-    threads: int
-
-    def __call__(self, key: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rest of a key's row."""
-        torch.set_num_threads(self.threads)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-        return _workshop(self.size, self.cache, self.text).run(key)
-
-
-@lru_cache(maxsize=1)
-def _workshop(size: str, cache: Path, text: Path | None) -> Workshop:
+def open_workshop(size: str, cache: Path, text: Path | None) -> Workshop:
+    """Return the workshop of a size by name."""
     return Workshop(SIZES[size], cache / size, text)

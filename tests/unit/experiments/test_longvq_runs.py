@@ -31,12 +31,13 @@ from experiments.longvq.learning import Course, Learner, learn
 from experiments.longvq.recall import Part, Recall
 from experiments.longvq.report import report
 from experiments.longvq.reviews import ReviewsOptions
-from experiments.longvq.runs import Runner, Workshop
+from experiments.longvq.runs import Workshop, open_workshop
 from experiments.longvq.sizes import SIZES, Setting, Size
 from experiments.longvq.statistics import difference, mean
 from experiments.longvq.text import TextOptions
 from experiments.melodi.statistics import from_text, to_text
 from experiments.results import Key, ResultLog, run_missing
+from experiments.running import Runner
 from memstore.models.longvq_config import Attention, LongVQConfig, StateSpace
 
 SHAPE = LongVQConfig(
@@ -299,8 +300,8 @@ def test_text_tasks_need_the_archives(tmp_path: Path):
 
 def test_other_processes_run_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """An arm that there is not fails there as it would here; the process lives on."""
-    runner = Runner("cpu", tmp_path, None, 1)
-    assert not Runner.__module__.endswith("__main__")  # which other processes cannot import
+    runner = Runner(open_workshop, ("cpu", tmp_path, None), 2)
+    assert not open_workshop.__module__.endswith("__main__")  # which other processes cannot import
     wanted: list[Key] = [{"task": "recall", "arm": "none", "seed": 0}]
     assert run_missing(ResultLog(tmp_path / "cpu.jsonl"), wanted, runner, num_workers=2) == 1
     assert "KeyError" in capsys.readouterr().err

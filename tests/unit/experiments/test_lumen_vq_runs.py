@@ -13,11 +13,12 @@ from experiments.lumen_vq.arms import LUMEN, START, UNCOMPRESSED, arms, keys
 from experiments.lumen_vq.language import PAD, Language
 from experiments.lumen_vq.memories import OtherFamily, ProductCodes, keep, pack, quantize
 from experiments.lumen_vq.report import report
-from experiments.lumen_vq.runs import Runner, Workshop
+from experiments.lumen_vq.runs import Workshop, open_workshop
 from experiments.lumen_vq.sizes import SIZES, Shape, Size, Stage
 from experiments.lumen_vq.statistics import from_text, to_text
 from experiments.lumen_vq.world import TaskOptions
 from experiments.results import Key, ResultLog, run_missing
+from experiments.running import Runner
 
 STAGE = Stage(num_steps=4, tokens=400, learning_rate=1e-2, num_passages=(2,), position_rate=5)
 SIZE = Size(
@@ -143,8 +144,8 @@ def test_integers_are_counted_with_their_scales():
 
 def test_other_processes_run_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """An arm that there is not fails there as it would here; the process lives on."""
-    runner = Runner("cpu", tmp_path, 1)
-    assert not Runner.__module__.endswith("__main__")  # which other processes cannot import
+    runner = Runner(open_workshop, ("cpu", tmp_path), 2)
+    assert not open_workshop.__module__.endswith("__main__")  # which other processes cannot import
     wanted: list[Key] = [{"arm": "none", "seed": 0}]
     assert run_missing(ResultLog(tmp_path / "cpu.jsonl"), wanted, runner, num_workers=2) == 1
     assert "KeyError" in capsys.readouterr().err

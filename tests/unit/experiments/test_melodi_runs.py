@@ -31,11 +31,12 @@ from experiments.melodi.queues import compress_queue, empty_queue, fit_codec, sa
 from experiments.melodi.recall import RecallTask
 from experiments.melodi.recalling import Course, RecallTest, Stage
 from experiments.melodi.report import report, windows_of
-from experiments.melodi.runs import Runner, Workshop
+from experiments.melodi.runs import Workshop, open_workshop
 from experiments.melodi.sizes import SIZES, Size
 from experiments.melodi.statistics import from_text
 from experiments.melodi.text import hold_out, make_tokenizer
 from experiments.results import Key, ResultLog, run_missing
+from experiments.running import Runner
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
 from memstore.types import Document
@@ -256,8 +257,8 @@ def test_what_was_trained_is_found_again(rows: list[dict], tmp_path: Path):
 
 def test_other_processes_run_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """An arm that there is not fails there as it would here; the process lives on."""
-    runner = Runner("cpu", tmp_path, None, 1)
-    assert not Runner.__module__.endswith("__main__")  # which other processes cannot import
+    runner = Runner(open_workshop, ("cpu", tmp_path, None), 2)
+    assert not open_workshop.__module__.endswith("__main__")  # which other processes cannot import
     wanted: list[Key] = [{"task": "recall", "arm": "none", "seed": 0}]
     assert run_missing(ResultLog(tmp_path / "cpu.jsonl"), wanted, runner, num_workers=2) == 1
     assert "KeyError" in capsys.readouterr().err
