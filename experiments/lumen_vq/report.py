@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.longvq.statistics import difference
 from experiments.lumen_vq.arms import LUMEN, UNCOMPRESSED, arms
 from experiments.lumen_vq.sizes import Size
 from experiments.lumen_vq.statistics import Interval, from_text, relative_loss
@@ -23,7 +24,8 @@ _PAIRS = [
 ] + [
     ("joint 16x", "joint 16x, K=4096"),
     ("joint 64x", "joint 64x, K=4096"),
-    ("token, joint 64x", "joint 64x"),
+    ("token, joint 16x", "joint 16x"),
+    ("joint 16x", "joint 16x, encoder frozen"),
     ("uncompressed", "uncompressed, encoder frozen"),
 ]
 
@@ -42,8 +44,8 @@ def report(rows: Sequence[dict[str, Any]], size: Size) -> str:
     parts = [table(_COLUMNS, lines), _task(by_arm, size)]
     pairs = [(a, b) for a, b in _PAIRS if a in by_arm and b in by_arm]
     if pairs:
-        cells = [[a, b, _percent(_loss(by_arm[a], by_arm[b], size))] for a, b in pairs]
-        parts.append(table(["arm", "against", "loss"], cells))
+        cells = [[a, b, _points(by_arm[a], by_arm[b], size)] for a, b in pairs]
+        parts.append(table(["arm", "against", "points of EM more"], cells))
     return "\n\n".join(parts)
 
 
@@ -87,6 +89,14 @@ def _right(rows: dict[int, dict[str, Any]], seeds: list[int], size: Size) -> np.
 
 def _percent(loss: Interval) -> str:
     return f"{100 * loss.value:+.2f} % [{100 * loss.lower:+.2f} … {100 * loss.upper:+.2f}]"
+
+
+def _points(arm: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]], size: Size) -> str:
+    """Return by how much an arm has more EM than another: near 0 a ratio would say nothing."""
+    seeds = sorted(arm.keys() & other.keys())
+    first, second = (_right(rows, seeds, size).astype(np.float64) for rows in (arm, other))
+    found = difference(first, second, np.ones(first.shape, np.int64))
+    return f"{100 * found.value:+.1f} [{100 * found.lower:+.1f} … {100 * found.upper:+.1f}]"
 
 
 def _task(by_arm: dict[str, dict[int, dict[str, Any]]], size: Size) -> str:
