@@ -63,11 +63,18 @@ class Setting:
 
 SETTINGS = {
     FACTS: Setting(
-        LongVQConfig(
-            vocab_size=1, dim=96, num_layers=3, key_dim=32, value_dim=96, ffn_dim=192,
-            num_codes=64, window=32,
+        LongVQConfig(  # values of a head are as wide as moments: far keys get their exact gradient
+            vocab_size=1,
+            dim=64,
+            num_layers=3,
+            num_heads=4,
+            key_dim=16,
+            value_dim=64,
+            ffn_dim=128,
+            num_codes=64,
+            window=32,
         ),
-        Course(num_steps=1200, learning_rate=3e-3, warmup_steps=100),
+        Course(num_steps=1200, learning_rate=4e-3, warmup_steps=50),
     ),
     ARTICLES: Setting(
         LongVQConfig(
