@@ -41,7 +41,7 @@ ARMS = {
         (MINILM, WINDOWS),
     ),
 }
-"""Of each task: what a model learnt from, and how it reads the test; what is trained comes first."""
+"""Of each task: what a model learnt from, and how it reads the test; what trains comes first."""
 
 _LEARNING = "learning.json"
 
