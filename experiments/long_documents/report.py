@@ -10,9 +10,8 @@ import numpy as np
 from experiments.long_documents.articles import Articles
 from experiments.long_documents.facts import Facts
 from experiments.long_documents.runs import ARMS, FACTS, WINDOWS
-from experiments.longvq.statistics import difference, mean
-from experiments.melodi.statistics import Interval, from_text
 from experiments.results import table
+from experiments.statistics import Interval, difference, from_text, mean
 
 
 def report(rows: Sequence[dict[str, Any]], tasks: dict[str, Facts | Articles]) -> str:

@@ -20,8 +20,8 @@ from experiments.long_documents.learning import learn
 from experiments.long_documents.ranking import rank
 from experiments.long_documents.task import Task, Test
 from experiments.longvq.learning import Course
-from experiments.melodi.statistics import to_text
 from experiments.results import locked
+from experiments.statistics import to_text
 from memstore.encoders import EncoderOptions
 from memstore.models.longvq import LongVQ
 from memstore.models.longvq_config import LongVQConfig

@@ -11,9 +11,8 @@ import numpy as np
 
 from experiments.longvq.arms import BAND, FLOORS, FROZEN, LONGVQ, SPACE, TASKS, arms
 from experiments.longvq.sizes import Size
-from experiments.longvq.statistics import difference, mean
-from experiments.melodi.statistics import Interval, from_text
 from experiments.results import table
+from experiments.statistics import Interval, difference, from_text, mean
 
 _TITLES = {
     "listops": "ListOps",

@@ -21,10 +21,9 @@ from experiments.longvq.listops import ListOps
 from experiments.longvq.recall import Recall
 from experiments.longvq.reviews import Reviews, ReviewsOptions
 from experiments.longvq.sizes import SIZES, Size, TaskOptions
-from experiments.longvq.statistics import mean
 from experiments.longvq.text import Text
-from experiments.melodi.statistics import to_text
 from experiments.melodi.text import hold_out
+from experiments.statistics import mean, to_text
 
 logger = logging.getLogger(__name__)
 

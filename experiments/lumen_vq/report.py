@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.longvq.statistics import difference
 from experiments.lumen_vq.arms import LUMEN, UNCOMPRESSED, arms
 from experiments.lumen_vq.sizes import Size
-from experiments.lumen_vq.statistics import Interval, from_text, relative_loss
+from experiments.lumen_vq.statistics import from_text, relative_loss
 from experiments.results import table
+from experiments.statistics import Interval, difference
 
 _COLUMNS = [
     "arm", "bytes", "with tables", "ratio", "EM", "over seeds", "one hop", "two hops",

@@ -27,10 +27,11 @@ from experiments.lumen_vq.reading import (
     new_reader,
 )
 from experiments.lumen_vq.sizes import SIZES, Size, Stage
-from experiments.lumen_vq.statistics import share_right, to_text
+from experiments.lumen_vq.statistics import to_text
 from experiments.lumen_vq.task import Questions, ask
 from experiments.lumen_vq.world import World
 from experiments.results import locked
+from experiments.statistics import share_right
 from memstore.codec import ProductCodec
 from memstore.codec.sample import Sample
 from memstore.models.lumen import Lumen
@@ -71,7 +72,7 @@ class Workshop:
             questions = replace(questions, passages=questions.passages[:, :0])
         reader = model.to(torch.bfloat16)
         right = is_answered(reader, world, questions, kept.memories.bfloat16())
-        em = share_right(right)
+        em = share_right(int(right.sum()), len(right))
         num_tokens = int((world.passage_ids != PAD).sum())
         return {
             "metric": "em",

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
 
 import numpy as np
 
 from experiments.lumen_vq.language import END, PAD
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure and the bounds between which it lies with the confidence asked for."""
-
-    value: float
-    lower: float
-    upper: float
+from experiments.statistics import Interval
 
 
 def exact_match(predicted: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -76,14 +67,6 @@ def relative_loss(
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(1 - of_arm / np.maximum(of_baseline, 1), [tail, 1 - tail])
     return Interval(1 - float(arm.sum() / baseline.sum()), float(lower), float(upper))
-
-
-def share_right(is_right: np.ndarray) -> Interval:
-    """Return the share of (Q,) bool that is True with its 95 % interval (Wilson's)."""
-    count, share, z = len(is_right), float(is_right.mean()), 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
-    return Interval(share, float(middle - reach), float(middle + reach))
 
 
 def to_text(is_right: np.ndarray) -> str:

@@ -23,14 +23,9 @@ from experiments.melodi.arms import (
     joint,
     post_hoc,
 )
-from experiments.melodi.statistics import (
-    Interval,
-    from_text,
-    perplexity,
-    relative_change,
-    share_right,
-)
+from experiments.melodi.statistics import perplexity, relative_change
 from experiments.results import table
+from experiments.statistics import Interval, from_text, share_right
 
 _LOSS_ALLOWED = 0.01
 _RECALLED, _NOT_RECALLED = 0.8, 0.2

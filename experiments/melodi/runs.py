@@ -30,9 +30,9 @@ from experiments.melodi.queues import (
 from experiments.melodi.recall import make_streams
 from experiments.melodi.recalling import ask, learn_to_recall
 from experiments.melodi.sizes import SIZES, Size
-from experiments.melodi.statistics import to_text
 from experiments.melodi.text import read_split
 from experiments.results import locked
+from experiments.statistics import to_text
 from memstore.codec import ProductCodec
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig

@@ -6,23 +6,12 @@ document under a seed, so that what both find hard does not widen the interval.
 
 from __future__ import annotations
 
-import base64
-import zlib
-from dataclasses import dataclass
-
 import numpy as np
+
+from experiments.statistics import Interval
 
 _RESAMPLES = 4_000
 _TAIL = 0.025
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure and the bounds between which it lies with a confidence of 95 %."""
-
-    value: float
-    lower: float
-    upper: float
 
 
 def perplexity(sums: np.ndarray, counts: np.ndarray) -> Interval:
@@ -51,25 +40,6 @@ def relative_change(arm: np.ndarray, baseline: np.ndarray, counts: np.ndarray) -
             f"losses: got {arm.shape} and {baseline.shape} of {counts.shape} documents"
         )
     return _exponential(arm - baseline, counts, 1.0)
-
-
-def share_right(right: int, asked: int) -> Interval:
-    """Return the share of answers that are right with Wilson's interval."""
-    share, z = right / asked, 1.96
-    middle = (share + z * z / (2 * asked)) / (1 + z * z / asked)
-    reach = z / (1 + z * z / asked) * np.sqrt(share * (1 - share) / asked + (z / (2 * asked)) ** 2)
-    return Interval(share, middle - float(reach), middle + float(reach))
-
-
-def to_text(array: np.ndarray) -> str:
-    """Write numbers as text short enough for a row of results; float32 is kept of them."""
-    return base64.b85encode(zlib.compress(array.astype("<f4").tobytes(), 9)).decode()
-
-
-def from_text(text: str, num_rows: int) -> np.ndarray:
-    """Read what `to_text` wrote of an array of so many rows, (N, P) float64."""
-    flat = np.frombuffer(zlib.decompress(base64.b85decode(text)), "<f4")
-    return flat.reshape(num_rows, -1).astype(np.float64)
 
 
 def _exponential(sums: np.ndarray, counts: np.ndarray, less: float) -> Interval:

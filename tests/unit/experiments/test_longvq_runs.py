@@ -33,11 +33,10 @@ from experiments.longvq.report import report
 from experiments.longvq.reviews import ReviewsOptions
 from experiments.longvq.runs import Workshop, open_workshop
 from experiments.longvq.sizes import SIZES, Setting, Size
-from experiments.longvq.statistics import difference, mean
 from experiments.longvq.text import TextOptions
-from experiments.melodi.statistics import from_text, to_text
 from experiments.results import Key, ResultLog, run_missing
 from experiments.running import Runner
+from experiments.statistics import difference, from_text, mean, to_text
 from memstore.models.longvq_config import Attention, LongVQConfig, StateSpace
 
 SHAPE = LongVQConfig(

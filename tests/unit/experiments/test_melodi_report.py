@@ -17,13 +17,8 @@ from experiments.melodi.arms import (
     post_hoc,
 )
 from experiments.melodi.report import report
-from experiments.melodi.statistics import (
-    from_text,
-    perplexity,
-    relative_change,
-    share_right,
-    to_text,
-)
+from experiments.melodi.statistics import perplexity, relative_change
+from experiments.statistics import from_text, share_right, to_text
 
 DOCUMENTS, POSITIONS = 30, 6
 COUNTS = np.full((DOCUMENTS, POSITIONS), 1000)

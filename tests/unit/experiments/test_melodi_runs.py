@@ -33,10 +33,10 @@ from experiments.melodi.recalling import Course, RecallTest, Stage
 from experiments.melodi.report import report, windows_of
 from experiments.melodi.runs import Workshop, open_workshop
 from experiments.melodi.sizes import SIZES, Size
-from experiments.melodi.statistics import from_text
 from experiments.melodi.text import hold_out, make_tokenizer
 from experiments.results import Key, ResultLog, run_missing
 from experiments.running import Runner
+from experiments.statistics import from_text
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
 from memstore.types import Document
