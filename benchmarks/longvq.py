@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -243,29 +244,26 @@ def table(
 def ratios(timings: Mapping[Place, np.ndarray], memory: Mapping[Place, int], shape: Shape) -> Table:
     """Return how many times more the rivals need, and how time grows with length."""
 
-    def over(needed: Place, length: int) -> list[Cell]:
-        cells: list[Cell] = []
-        for ours in (LONGVQ, CHECKPOINTED):
-            place = ours, length
-            if place not in timings or needed not in timings:
-                cells += ["", ""]
-                continue
-            cells.append(quotient(timings[needed], timings[place]))
-            cells.append(round(memory[needed] / max(1, memory[place]), 1))
-        return cells
+    def over(needed: Place, place: Place) -> tuple[Cell, Cell]:
+        return (
+            quotient(timings[needed], timings[place]),
+            round(memory[needed] / max(1, memory[place]), 1),
+        )
 
     rows: list[tuple[Cell, ...]] = [
-        (f"{rival} over ours, {length:,} tokens", *over((rival, length), length))
+        (
+            f"{rival} over ours, {length:,} tokens",
+            *over((rival, length), (LONGVQ, length)),
+            *over((rival, length), (CHECKPOINTED, length)),
+        )
         for rival in (VANILLA, FUSED)
         for length, names in shape.lengths.items()
         if rival in names
     ]
     longest, shorter = max(shape.lengths), max(shape.lengths) // 8
     if shorter in shape.lengths:
-        grown: list[Cell] = []
-        for number, ours in enumerate((LONGVQ, CHECKPOINTED)):
-            grown += over((ours, longest), shorter)[2 * number : 2 * number + 2]
-        rows.append((f"ours at {longest:,} over ours at {shorter:,}", *grown))
+        grown = (over((ours, longest), (ours, shorter)) for ours in (LONGVQ, CHECKPOINTED))
+        rows.append((f"ours at {longest:,} over ours at {shorter:,}", *chain(*grown)))
     columns = ("training step", "time", "memory", "time, checkpointing", "memory, checkpointing")
     return Table(title="Ratios", columns=columns, rows=rows)
 

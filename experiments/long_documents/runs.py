@@ -145,11 +145,6 @@ class Workshop:
         logger.info("%s: recall@1 %.4f", dict(key), row["recall@1"])
         return row
 
-    def groups(self, task: str) -> tuple[np.ndarray, list[str]]:
-        """Return the group of each question, and the groups' names."""
-        test = self._tasks[task].test()
-        return np.array([each.group for each in test.questions]), list(test.groups)
-
     def _model(self, name: str, learnt: str, seed: int) -> Path:
         """Return the folder of a model; train it if nobody has."""
         folder = self._cache / f"{name}, {learnt}, seed {seed}"

@@ -52,7 +52,7 @@ class FactoredAttention(torch.autograd.Function):
         tensors = BlockTensors(queries, near_keys, values, codebook, bias)
         fused = _fused(tensors)
         output: torch.Tensor
-        totals: torch.Tensor | None = None
+        totals: torch.Tensor | None = None  # of the scores, which only the kernels keep
         with torch.autocast(queries.device.type, enabled=False):
             if fused is not None:
                 output, totals = fused.attend(tensors, layout)
@@ -69,9 +69,9 @@ class FactoredAttention(torch.autograd.Function):
         *inputs, output, totals = ctx.saved_tensors
         tensors, layout, grad = BlockTensors(*inputs), ctx.layout, grad.contiguous()
         wants_codebook, wants_bias = ctx.needs_input_grad[3:5]
-        fused = _fused(tensors)
+        fused = _kernels() if totals is not None else None
         with torch.autocast(grad.device.type, enabled=False):
-            if fused is None or totals is None:
+            if fused is None:
                 return *_gradients(tensors, layout, output, grad, wants_codebook), None
             wanted = {"wants_codebook": wants_codebook, "wants_bias": wants_bias}
             return *fused.gradients(tensors, layout, output, totals, grad, **wanted), None

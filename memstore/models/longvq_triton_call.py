@@ -152,10 +152,9 @@ class Call:
             seen = self._seen_first(rows)
             for start in range(0, self.num_blocks, step):
                 blocks = slice(start, min(start + step, self.num_blocks))
-                part = Part(rows, blocks, seen.new_empty(0))
-                part = Part(rows, blocks, self._sums(part, seen))
-                yield part
-                seen = part.sums[:, -1].clone()
+                sums = self._sums(rows.start, blocks, seen)
+                yield Part(rows, blocks, sums)
+                seen = sums[:, -1].clone()
 
     def _seen_first(self, rows: slice) -> torch.Tensor:
         """Return (rows, S, E), the sums that the first block of queries sees."""
@@ -170,16 +169,14 @@ class Call:
         self._sum_by_code(table, rows.start, 3, num_slots, step, parts=1)
         return past + table.sum(1)
 
-    def _sums(self, part: Part, seen: torch.Tensor) -> torch.Tensor:
-        """Return the sums of a part's blocks, of which the first sees `seen`."""
-        table = seen.new_empty(part.num_rows, part.span + 1, *seen.shape[1:])
+    def _sums(self, first_row: int, blocks: slice, seen: torch.Tensor) -> torch.Tensor:
+        """Return (rows, blocks + 1, S, E), the sums of blocks of which the first sees `seen`."""
+        span = blocks.stop - blocks.start
+        table = seen.new_empty(len(seen), span + 1, *seen.shape[1:])
         table[:, 0] = seen
         if table.numel():
             parts = 1 if self.layout.is_causal else 2
-            of_blocks = table[:, 1:]
-            self._sum_by_code(
-                of_blocks, part.rows.start, part.blocks.start, part.span, 1, parts=parts
-            )
+            self._sum_by_code(table[:, 1:], first_row, blocks.start, span, 1, parts=parts)
             self.run(table)
         return table
 
