@@ -232,4 +232,5 @@ async def _http_error(request: Request, err: Exception) -> Response:
     where = f"{request.method} {request.url.path}"
     if status == 404:
         return refuse(request, NotFoundError(f"{where}: no such path"), status)
-    return refuse(request, ConfigError(f"{where}: {HTTPStatus(status).phrase}"), status)
+    told = HTTPStatus(status).phrase if status != 400 else "the body is not JSON in UTF-8"
+    return refuse(request, ConfigError(f"{where}: {told}"), status)

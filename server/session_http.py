@@ -52,6 +52,9 @@ class ForkBody(Body):
     new_id: Text | None = None
 
 
+_DRAWN_NAME, _DRAWN_COPY = CreateBody(), ForkBody()  # of a request without a body
+
+
 class SearchBody(Body):
     """A question to a session."""
 
@@ -75,7 +78,7 @@ def add_sessions(app: FastAPI, sessions: Sessions, workers: Workers) -> None:
                 return await job.run(make, sessions.store)
 
     @app.post(SESSIONS)
-    async def create(body: CreateBody) -> Response:
+    async def create(body: CreateBody = _DRAWN_NAME) -> Response:
         info = await change(
             body.session_id, lambda store: store.create(body.session_id, ttl_s=body.ttl_s)
         )
@@ -94,7 +97,7 @@ def add_sessions(app: FastAPI, sessions: Sessions, workers: Workers) -> None:
         return json_response(asdict(made))
 
     @app.post(SESSION + "/fork")
-    async def fork(session_id: str, body: ForkBody) -> Response:
+    async def fork(session_id: str, body: ForkBody = _DRAWN_COPY) -> Response:
         info = await change(body.new_id, lambda store: store.fork(session_id, body.new_id))
         return json_response(asdict(info))
 

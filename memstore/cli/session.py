@@ -12,7 +12,7 @@ import typer
 
 from memstore.cli.query import ServerOption, TokenFileOption, open_client
 from memstore.cli.render import Output, print_fields, print_json, print_table
-from memstore.errors import ConfigError, InvalidInputError, StorageError
+from memstore.errors import ConfigError, InvalidInputError
 
 if TYPE_CHECKING:
     from memstore.client.sessions import SessionClient
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         help="Begin, feed, continue, search, copy and end sessions.", no_args_is_help=True
     )
-    for command in (new, append, generate, show, search, fork, ls, rm):
+    for command in (new, append, generate, show, search, fork, ls, rm, expire):
         group.command()(command)
     app.add_typer(group, name="session")
 
@@ -209,6 +209,14 @@ def rm(
         typer.echo(f"removed {name}")
 
 
+def expire(
+    sessions: SessionsOption = None, model: ModelOption = None, codec: CodecOption = None
+) -> None:
+    """Remove the sessions of a folder whose time has run out; a server does it by itself."""
+    for name in _open_folder(sessions, model, codec).expire():
+        typer.echo(f"removed {name}")
+
+
 def _open(
     sessions: str | None,
     model: Path | None,
@@ -223,11 +231,17 @@ def _open(
         if model is not None or codec is not None:
             raise ConfigError("--model and --codec are of --sessions: a server has its own")
         return open_client(server, token_file).sessions
+    return _open_folder(sessions, model, codec)
+
+
+def _open_folder(sessions: str | None, model: Path | None, codec: Path | None) -> SessionStore:
+    if sessions is None:
+        raise ConfigError("give --sessions DIR, with --model PATH")
     if model is None:
         raise ConfigError(f"--sessions {sessions}: name their model too, with --model PATH")
     from memstore.sessions import open_sessions
 
-    return open_sessions(str(sessions), model, codec=codec)
+    return open_sessions(sessions, model, codec=codec)
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -240,7 +254,9 @@ def _text(text: str | None, file: Path | None) -> str:
     try:
         content = sys.stdin.buffer.read() if file is None else file.read_bytes()
     except OSError as err:
-        raise StorageError(f"{where}: cannot be read: {err.strerror}", object=where) from err
+        raise InvalidInputError(
+            f"{where}: cannot be read: {err.strerror}; name a text file"
+        ) from err
     try:
         return content.decode()
     except UnicodeDecodeError as err:

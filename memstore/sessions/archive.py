@@ -213,6 +213,11 @@ class Archive:
         self._versions.commit(end, {})
         self._cache.drop(before.session_id)
 
+    def erase(self, session_id: str) -> None:
+        """Delete a session that cannot be read: nobody can be writing it."""
+        self._versions.erase(session_id)
+        self._cache.drop(session_id)
+
     def clean(self, header: Header, before: float) -> None:
         """Delete what has been of no use since before a time, in seconds since the epoch: what
         writers left unfinished, and the end of a session.

@@ -40,7 +40,7 @@ def train_queue_codec(
     *,
     num_subspaces: int,
     codebook_size: int = 256,
-    rotation: str | None = None,
+    rotation: str | None = "pca",
     seed: int = 0,
 ) -> ProductCodec:
     """Train the codec that a `SessionStore` of this model keeps queues in.

@@ -142,13 +142,14 @@ class SessionModel:
         state, windows = self.state(content, rows), list(content.windows)
         for after, packed in self._read(ids[: num_new * window], state, rows):
             state = after
-            windows += [Window(texts.pop(0), each) for each in packed]
+            # Copies: a view would keep all the rows that were read with it.
+            windows += [Window(texts.pop(0), each.copy()) for each in packed]
             windows = windows[-self.config.queue_windows :]
         return Content(
             content.num_windows_read + num_new,
-            to_bytes(state.short),
+            to_bytes(state.short).copy(),
             tuple(windows),
-            ids[num_new * window :],
+            ids[num_new * window :].copy(),
             tokens.text[cuts[-1] :],
         )
 

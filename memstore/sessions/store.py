@@ -5,7 +5,7 @@ Does not: split text into requests, or know a transport.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import math
 import threading
 import time
@@ -15,7 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memstore.errors import CommitConflictError, ConfigError, InvalidInputError
+from memstore.errors import (
+    CommitConflictError,
+    ConfigError,
+    CorruptionError,
+    InvalidInputError,
+    MemstoreError,
+)
 from memstore.sessions.archive import Archive, Make
 from memstore.sessions.cache import Cache
 from memstore.sessions.content import EMPTY, Content
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 4096
 DEFAULT_RAM_BYTES = 256 << 20
+
+_log = logging.getLogger(__name__)
 
 _MAX_TTL_S = 100 * 365 * 86_400
 _GRACE_S = 72 * 3600  # that a writer may sleep before it cannot learn that its session is gone
@@ -269,18 +277,24 @@ class SessionStore:
         return best_windows(question, entries, content.queued(self.model.config.window), top_k)
 
     def remove(self, session_id: str) -> None:
-        """End a session. Its name can be used again.
+        """End a session. Its name can be used again; one that is damaged is deleted at once.
 
         Raises:
             SessionNotFoundError: if there is none, or no longer.
             CommitConflictError: if another process is changing it.
         """
         with self._turn(session_id):
-            self._archive.bury(self._archive.find(session_id).header)
+            try:
+                header = self._archive.find(session_id).header
+            except CorruptionError:
+                self._archive.erase(session_id)
+            else:
+                self._archive.bury(header)
 
     def expire(self) -> Sequence[str]:
         """Remove the sessions whose time has run out, and what nobody needs any more: the ends of
-        those long removed, and what writers that died left unfinished.
+        those long removed, and what writers that died left unfinished. One that cannot be removed
+        is logged, and left to the next call.
 
         Returns:
             The names of those that were removed now.
@@ -288,12 +302,16 @@ class SessionStore:
         now = self._clock()
         gone = []
         for header, _ in self._archive.headers():
-            with self._turn(header.session_id):
-                self._archive.clean(header, now - _GRACE_S)
-                if not header.is_removed and header.is_expired(now):
-                    with contextlib.suppress(CommitConflictError):
+            try:
+                with self._turn(header.session_id):
+                    self._archive.clean(header, now - _GRACE_S)
+                    if not header.is_removed and header.is_expired(now):
                         self._archive.bury(header)
                         gone.append(header.session_id)
+            except CommitConflictError:
+                continue  # somebody uses it
+            except MemstoreError as err:
+                _log.error("session %s does not expire: %s", header.session_id, err)
         return gone
 
     def _turn(self, session_id: str) -> threading.Lock:

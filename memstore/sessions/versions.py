@@ -132,6 +132,11 @@ class Versions:
         """Delete the version that ended a session; one that was begun since is not touched."""
         self._objects.delete(_key(header.session_id, header.version))
 
+    def erase(self, session_id: str) -> None:
+        """Delete all versions; the newest last, so that an older one is never the newest."""
+        for version in sorted(self._listed(session_id)):
+            self._objects.delete(_key(session_id, version))
+
     def _listed(self, session_id: str) -> list[int]:
         prefix = f"{session_id}/"
         names = (key.removeprefix(prefix) for key in self._objects.list(prefix))

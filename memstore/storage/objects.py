@@ -177,10 +177,11 @@ class PosixStore:
         """See `ObjectStore.put`: temp file → fsync → link → fsync of the folder."""
         path = self._path(key)
         try:
-            self._make_folder(path.parent)
             while not self.renew(key):
-                if _create(path, data):
-                    return True
+                self._make_folder(path.parent)
+                with contextlib.suppress(FileNotFoundError):  # it was empty, and deleted just now
+                    if _create(path, data):
+                        return True
         except OSError as err:
             raise storage_error(err, "writing", str(path)) from err
         return False
@@ -264,11 +265,15 @@ class PosixStore:
             raise storage_error(err, "looking at", key) from err
 
     def delete(self, key: str) -> None:
-        """See `ObjectStore.delete`."""
+        """See `ObjectStore.delete`; a folder goes with its last object."""
+        path = self._path(key)
         try:
-            self._path(key).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         except OSError as err:
             raise storage_error(err, "deleting", key) from err
+        if path.parent != self._root:
+            with contextlib.suppress(OSError):  # something is in it
+                path.parent.rmdir()
 
     def _make_folder(self, folder: Path) -> None:
         missing = []

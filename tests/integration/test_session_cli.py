@@ -102,14 +102,23 @@ def test_bytes_that_are_not_utf8_are_refused(
 
 
 def test_errors_have_their_exit_codes(session: Callable[..., Done], tmp_path: Path) -> None:
-    """2 usage, 3 not found, 4 conflict, 75 retry later."""
+    """2 usage, 3 not found, 4 conflict."""
     session("new", "s")
     assert session("append", "s", "--text", " ").code == 2
     assert session("append", "s", "--text", "a", "--file", "b").code == 2
     assert session("append", "t", "--text", "sea").code == 3
     assert session("new", "s").code == 4
     assert session("append", "s", "--text", "sea", "--expected-version", "9").code == 4
-    assert session("append", "s", "--file", tmp_path / "none").code == 75
+    assert session("append", "s", "--file", tmp_path / "none").code == 2
+
+
+def test_sessions_whose_time_has_run_out_are_removed(session: Callable[..., Done]) -> None:
+    """By a command of their own: a folder without a server has nobody else to do it."""
+    session("new", "stays")
+    session("new", "goes", "--ttl", "0.000001")
+    assert session("expire").out == "removed goes\n"
+    assert session("expire").out == ""
+    assert [each["session_id"] for each in session("ls", "--output", "json").json] == ["stays"]
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,20 @@ def test_text_that_is_not_utf8_is_refused(
             headers={"content-type": "application/json"},
         )
         assert response.status_code == 400, response.text
+    assert "the body is not JSON in UTF-8" in response.text
     assert kept.info("s").version == 1
+
+
+def test_a_name_may_be_left_to_the_server(
+    kept: SessionStore, store: Store, serve: Callable[..., Running]
+) -> None:
+    """Over HTTP by an empty body, or by none."""
+    url = f"{serve(store, sessions=kept).http}/v1/sessions"
+    first = httpx.post(url, json={}).json()["session_id"]
+    second = httpx.post(url).json()["session_id"]
+    copy = httpx.post(f"{url}/{first}/fork").json()
+    assert copy["forked_from"] == f"{first}@1"
+    assert {first, second, copy["session_id"]} == {info.session_id for info in kept.list()}
 
 
 def test_changes_that_come_together_are_made_one_after_another(

@@ -38,6 +38,17 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> SessionModel:
     return make_session_model(tmp_path_factory.mktemp("long"), queue_windows=128)
 
 
+def test_what_is_kept_at_hand_is_what_is_counted(long_model: SessionModel) -> None:
+    """A window of the queue owns its rows: as a view it would keep all that was read with it."""
+    rows = long_model.row_format(None)
+    content = EMPTY
+    for seed in range(3):
+        tokens = long_model.tokenize(make_text(5 * WINDOW, seed=seed))
+        content = long_model.advance(content, tokens, rows)
+    arrays = [content.short, content.tail, *(window.rows for window in content.windows)]
+    assert all(array.base is None for array in arrays)
+
+
 def test_an_append_within_a_window_writes_no_memory(
     model: SessionModel, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,13 +15,16 @@ from memstore.errors import (
     CodecMismatchError,
     CommitConflictError,
     ConfigError,
+    CorruptionError,
     InvalidInputError,
     ModelMismatchError,
     SessionNotFoundError,
+    StorageFullError,
 )
 from memstore.models.melodi_config import Architecture
 from memstore.sessions import SessionModel, SessionStore, open_sessions
 from memstore.storage import PosixStore
+from memstore.storage.objects import Buffer
 from tests.tiny_sessions import WINDOW, make_session_model, make_text, save_model
 from tests.unit.sessions.conftest import Clock
 
@@ -252,7 +255,7 @@ def test_expire_removes_what_has_run_out(open_store: OpenStore, clock: Clock, ro
     assert len(list((root / "goes").iterdir())) == 1
     clock.now += 73 * 3600
     assert store.expire() == []
-    assert list((root / "goes").iterdir()) == []
+    assert not (root / "goes").exists()
     assert [info.session_id for info in store.list()] == ["stays"]
 
 
@@ -269,6 +272,43 @@ def test_expire_deletes_what_dead_writers_left(
     assert young.exists()
     assert not old.exists()
     assert store.append("s", "sea").version == 2
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(
+    open_store: OpenStore, clock: Clock, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a full disk: what can be freed is."""
+
+    class Refusing(PosixStore):
+        def put(self, key: str, data: Buffer) -> bool:
+            if key.startswith("first/"):
+                raise StorageFullError("no space left")
+            return super().put(key, data)
+
+    store = open_store()
+    store.create("first", ttl_s=60)
+    store.create("second", ttl_s=60)
+    clock.now += 61
+    assert SessionStore(Refusing(root), store.model, clock=clock).expire() == ["second"]
+    assert "session first does not expire: no space left" in caplog.text
+
+
+@pytest.mark.parametrize("num_bytes", [0, 8, 100, -1])
+def test_a_damaged_session_can_be_removed(
+    store: SessionStore, open_store: OpenStore, root: Path, num_bytes: int
+) -> None:
+    """Its name is free again at once."""
+    store.append("s", make_text(40))
+    newest = max((root / "s").iterdir())
+    newest.chmod(0o644)
+    newest.write_bytes(newest.read_bytes()[:num_bytes])
+    other = open_store()
+    with pytest.raises(CorruptionError):
+        other.append("s", "sea")
+
+    other.remove("s")
+    assert other.create("s").version == 1
+    assert other.append("s", "sea").num_tokens == 1
 
 
 @pytest.mark.parametrize("ttl_s", [0, -1, float("nan"), float("inf")])
