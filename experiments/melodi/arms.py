@@ -63,6 +63,7 @@ class Arm:
 MELODI = melodi_name(_SHORT, _LONG)
 SMALL = melodi_name(Fraction(3, 8), Fraction(1, 16))
 """Less memory than Transformer-XL, as the paper's S192 + L32."""
+NO_QUEUE = melodi_name(_SHORT, Fraction(0))
 UNBRANCHED, ZEROED, LONGER = "no branching", "queue zeroed", "trained on"
 _BASELINES = {
     TRANSFORMER_XL: Architecture.TRANSFORMER_XL,
@@ -89,7 +90,7 @@ def joint(rate: int) -> str:
 def arms(task: Task) -> dict[str, Arm]:
     """Return all arms of a task; each comes after the one that it starts from."""
     trained = {name: Arm(architecture) for name, architecture in _BASELINES.items()}
-    trained[MELODI] = Arm()
+    trained |= {MELODI: Arm(), NO_QUEUE: Arm(long=Fraction(0))}
     tested = {ZEROED: Arm(start=MELODI, learns=False, is_zeroed=True)}
     tested |= {post_hoc(rate): Arm(start=MELODI, learns=False, rate=rate) for rate in RATES}
     if task == "recall":
@@ -102,7 +103,7 @@ def arms(task: Task) -> dict[str, Arm]:
     more = {
         melodi_name(*each): Arm(short=each[0], long=each[1], decides=False)
         for each in [*_GRID, large]
-        if melodi_name(*each) != MELODI
+        if melodi_name(*each) not in trained
     }
     for place in ("first", "last"):
         more[f"queue in the {place} layer"] = Arm(long_layer=place, decides=False)

@@ -11,6 +11,7 @@ Differs: fillers and questions are drawn anew in each window, and distance is co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -121,5 +122,42 @@ def make_streams(
         tokens[place] = keys[rows, window - away, pair]
         targets[place] = values[rows, window - away, pair]
         back[place] = away
-    flat = num_streams, num_windows * task.window
-    return RecallStreams(tokens.reshape(flat), targets.reshape(flat), back.reshape(flat))
+    return _streams(tokens, targets, back)
+
+
+def make_passkeys(
+    task: RecallTask,
+    rng: np.random.Generator,
+    *,
+    num_streams: int,
+    distances: Sequence[int],
+    pair_places: int,
+) -> RecallStreams:
+    """Draw streams that say one pair, in their first window, and ask for it so many windows later.
+
+    All else is fillers: what must be remembered is little, and nothing else is said.
+
+    Args:
+        task: what they are made of.
+        rng: draws them.
+        num_streams: B.
+        distances: windows, 1 or more; each is asked about once in a stream.
+        pair_places: the pair is in one of so many of the first places of its window.
+    """
+    shape = num_streams, max(distances) + 1, task.window // _PLACE, _PLACE
+    tokens = rng.integers(task.vocab_size - task.num_fillers, task.vocab_size, shape)
+    targets, back = np.full(shape, NO_TARGET), np.zeros(shape, np.int64)
+    rows = np.arange(num_streams)
+    keys = rng.integers(task.num_keys, size=num_streams)
+    values = task.num_keys + rng.integers(task.num_values, size=num_streams)
+    said = rng.integers(pair_places, size=num_streams)
+    tokens[rows, 0, said] = np.stack([keys, values], axis=1)
+    for distance in distances:
+        place = rows, distance, rng.integers(shape[2], size=num_streams), 0
+        tokens[place], targets[place], back[place] = keys, values, distance
+    return _streams(tokens, targets, back)
+
+
+def _streams(tokens: np.ndarray, targets: np.ndarray, distances: np.ndarray) -> RecallStreams:
+    flat = len(tokens), -1
+    return RecallStreams(tokens.reshape(flat), targets.reshape(flat), distances.reshape(flat))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from encoder_jobs.melodi_scoring import Alter
 from encoder_jobs.training_steps import autocast, update
-from experiments.melodi.recall import RecallStreams, RecallTask, make_streams
+from experiments.melodi.recall import RecallStreams, RecallTask, make_passkeys, make_streams
 from memstore.models.melodi import Melodi
 
 _FAST = ("scale", "position_bias")
@@ -59,18 +60,41 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class RecallTest:
-    """What is asked at the end.
+    """What is asked at the end, the same under every seed.
 
     Attributes:
         distances: windows.
-        num_streams, num_windows: of the test, the same under every seed.
+        num_streams, num_windows: that say pairs in every window.
+        num_passkeys: streams that say one.
         pair_places: as of `make_streams`.
     """
 
     distances: tuple[int, ...]
     num_streams: int
     num_windows: int
+    num_passkeys: int
     pair_places: int
+
+    def streams(self, task: RecallTask) -> RecallStreams:
+        """Return streams that say pairs in every window."""
+        return make_streams(
+            task,
+            np.random.default_rng([_TEST_SEED, self.num_windows]),
+            num_streams=self.num_streams,
+            num_windows=self.num_windows,
+            distances=np.array(self.distances),
+            pair_places=self.pair_places,
+        )
+
+    def passkeys(self, task: RecallTask) -> RecallStreams:
+        """Return streams that say one pair."""
+        return make_passkeys(
+            task,
+            np.random.default_rng([_TEST_SEED, self.num_passkeys]),
+            num_streams=self.num_passkeys,
+            distances=self.distances,
+            pair_places=self.pair_places,
+        )
 
 
 def learn_to_recall(
@@ -113,41 +137,32 @@ def learn_to_recall(
 
 @torch.no_grad()
 def ask(
-    model: Melodi, task: RecallTask, test: RecallTest, *, alter: Alter | None = None
-) -> dict[int, tuple[int, int]]:
-    """Return, for each distance, how many answers were right and how many were asked.
+    model: Melodi, streams: RecallStreams, *, alter: Alter | None = None
+) -> dict[int, tuple[list[int], list[int]]]:
+    """Return, for each distance, how many answers were right in each stream, and of how many.
 
     Args:
         model: left in eval mode.
-        task: as it was learnt.
-        test: the questions.
+        streams: the questions.
         alter: changes the state before every window.
     """
     model.eval()
-    streams = make_streams(
-        task,
-        np.random.default_rng([_TEST_SEED, test.num_windows]),
-        num_streams=test.num_streams,
-        num_windows=test.num_windows,
-        distances=np.array(test.distances),
-        pair_places=test.pair_places,
-    )
-    is_right = np.zeros(streams.tokens.shape, bool)
-    state = model.initial_state(test.num_streams)
-    for start, (tokens, targets) in zip(
-        range(0, streams.tokens.shape[1], task.window),
-        _segments(streams, task.window, model),
-        strict=True,
-    ):
+    window, found = model.config.window, []
+    state = model.initial_state(len(streams.tokens))
+    for tokens, targets in _segments(streams, window, model):
         output = model(tokens, state if alter is None else alter(state))
         state = output.state
-        right = output.logits.argmax(-1) == targets
-        is_right[:, start : start + task.window] = right.cpu().numpy()
+        found.append((output.logits.argmax(-1) == targets).cpu().numpy())
+    is_right = np.concatenate(found, axis=1)
     return {
-        distance: (int(is_right[asked].sum()), int(asked.sum()))
-        for distance in test.distances
-        if (asked := streams.distances == distance).any()
+        distance: ((is_right & asked).sum(axis=1).tolist(), asked.sum(axis=1).tolist())
+        for distance, asked in _by_distance(streams)
     }
+
+
+def _by_distance(streams: RecallStreams) -> Iterator[tuple[int, np.ndarray]]:
+    for distance in np.unique(streams.distances[streams.distances > 0]).tolist():
+        yield distance, streams.distances == distance
 
 
 def _between(shortest: int, longest: int) -> np.ndarray:

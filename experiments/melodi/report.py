@@ -13,6 +13,7 @@ from experiments.melodi.arms import (
     LONGER,
     MELODI,
     MEMORIZING,
+    NO_QUEUE,
     RATES,
     SMALL,
     TRANSFORMER_XL,
@@ -25,7 +26,7 @@ from experiments.melodi.arms import (
 )
 from experiments.melodi.statistics import perplexity, relative_change
 from experiments.results import table
-from experiments.statistics import Interval, from_text, share_right
+from experiments.statistics import Interval, from_text, mean
 
 _LOSS_ALLOWED = 0.01
 _RECALLED, _NOT_RECALLED = 0.8, 0.2
@@ -79,7 +80,7 @@ def change(arm: Found, baseline: Found, column: int | None = None) -> Interval:
 
     Args:
         arm: compared.
-        baseline: with it.
+        baseline: with it, of which a seed or more was run for both.
         column: of the positions; None: all of them.
     """
     seeds = sorted(arm.rows.keys() & baseline.rows.keys())
@@ -90,7 +91,8 @@ def change(arm: Found, baseline: Found, column: int | None = None) -> Interval:
 
 def _budget(found: Mapping[str, Found]) -> str:
     columns = [
-        "arm", "weights", "memory, paper's count", "all as embeddings", "bytes", "perplexity",
+        "arm", "weights", "memory, paper's count", "all as embeddings", "bytes",
+        "codec's bytes, once", "perplexity",
         f"against {TRANSFORMER_XL}", f"against {MEMORIZING}", "seeds",
     ]  # fmt: skip
     lines = []
@@ -106,6 +108,7 @@ def _budget(found: Mapping[str, Found]) -> str:
                 f"{floats['paper']:,}",
                 f"{floats['embeddings']:,}",
                 f"{row['memory_bytes']:,}",
+                f"{row['codec_bytes']:,}" if "codec_bytes" in row else "",
                 _figure(perplexity(arm.losses(sorted(arm.rows)).sum(axis=2), _part(arm.counts()))),
                 *(_against(name, found, other) for other in (TRANSFORMER_XL, MEMORIZING)),
                 str(len(arm.rows)),
@@ -132,7 +135,7 @@ def _positions(found: Mapping[str, Found]) -> str:
     changes = [
         [name, *(_percent(change(arm, found[TRANSFORMER_XL], each)) for each in numbers)]
         for name, arm in found.items()
-        if name != TRANSFORMER_XL
+        if name != TRANSFORMER_XL and arm.rows.keys() & found[TRANSFORMER_XL].rows.keys()
     ]
     return f"{told}\n\n**The same against {TRANSFORMER_XL}**\n\n" + table(columns, changes)
 
@@ -140,10 +143,11 @@ def _positions(found: Mapping[str, Found]) -> str:
 def _queue(found: Mapping[str, Found]) -> str:
     columns = ["arm", "bytes", "error of entries", "against", "perplexity changes by", "seeds"]
     against = {ZEROED: MELODI} | {post_hoc(rate): MELODI for rate in RATES}
-    against |= {LONGER: MELODI} | {joint(rate): LONGER for rate in RATES} | {UNBRANCHED: MELODI}
+    against |= {LONGER: MELODI} | {joint(rate): LONGER for rate in RATES}
+    against |= {NO_QUEUE: MELODI, UNBRANCHED: MELODI}
     lines = []
     for name, other in against.items():
-        if name in found and other in found:
+        if _are_compared(found, name, other):
             row = found[name].first
             errors = [each["error"] for each in found[name].rows.values() if "error" in each]
             error = f"{np.mean(errors):.3f}" if errors else ""
@@ -154,13 +158,23 @@ def _queue(found: Mapping[str, Found]) -> str:
 
 
 def _recall(found: Mapping[str, Found]) -> str:
-    distances = list(next(iter(found.values())).first["right"])
+    told = {
+        "right": "Associative recall: a pair in every window",
+        "passkeys": "Passkey: one pair in the first window, and fillers",
+    }
+    return "\n\n".join(
+        f"**{title}; share of answers that are right, by windows back**\n\n" + _shares(found, kind)
+        for kind, title in told.items()
+    )
+
+
+def _shares(found: Mapping[str, Found], kind: str) -> str:
+    distances = list(next(iter(found.values())).first[kind])
     lines = [
-        [name, *(_share(_recalled(arm, each)) for each in distances), str(len(arm.rows))]
+        [name, *(_share(_recalled(arm, kind, each)) for each in distances), str(len(arm.rows))]
         for name, arm in found.items()
     ]
-    columns = ["arm", *(f"{each} back" for each in distances), "seeds"]
-    return "**Share of answers that are right, by windows back**\n\n" + table(columns, lines)
+    return table(["arm", *(f"{each} back" for each in distances), "seeds"], lines)
 
 
 def _targets(language: Mapping[str, Found], recall: Mapping[str, Found]) -> str:
@@ -171,42 +185,47 @@ def _targets(language: Mapping[str, Found], recall: Mapping[str, Found]) -> str:
 def _language_targets(found: Mapping[str, Found]) -> list[str]:
     lines = []
     for name, other, limit in ((MELODI, MEMORIZING, 1 / 5), (SMALL, TRANSFORMER_XL, 1.0)):
-        if name in found and other in found:
+        if _are_compared(found, name, other):
             share = found[name].paper_floats() / found[other].paper_floats()
             told = f"{name} keeps {share:.2f} of the memory of {other}, at most {limit:.2f} wanted"
             lines.append(_line(told, share <= limit if limit < 1 else share < 1))
             worse = change(found[name], found[other])
             lines.append(_judge(f"{name}'s perplexity is not above that of {other}", worse, 0.0))
     for name, other in ((post_hoc(8), MELODI), (joint(8), LONGER)):
-        if name in found and other in found:
+        if _are_compared(found, name, other):
             cost = change(found[name], found[other])
             lines.append(_judge(f"{name} costs at most 1 % to {other}", cost, _LOSS_ALLOWED))
-    if ZEROED in found and MELODI in found:
-        gain = change(found[MELODI], found[ZEROED])
-        lines.append(_judge("the queue is used: without it perplexity is higher", gain, 0.0))
-    if UNBRANCHED in found and MELODI in found:
-        gain = change(found[MELODI], found[UNBRANCHED])
-        lines.append(_judge("branching lowers perplexity at equal weights", gain, 0.0))
-    if MELODI in found and TRANSFORMER_XL in found:
+    gains = {
+        ZEROED: "the queue is used: with zeros in it perplexity is higher",
+        NO_QUEUE: "the queue is worth having: trained without one perplexity is higher",
+        UNBRANCHED: "branching lowers perplexity at equal weights",
+    }
+    for other, told in gains.items():
+        if _are_compared(found, MELODI, other):
+            lines.append(_judge(told, change(found[MELODI], found[other]), 0.0))
+    if _are_compared(found, MELODI, TRANSFORMER_XL):
         lines.append(_grows(found[MELODI], found[TRANSFORMER_XL]))
     return lines
 
 
 def _recall_targets(found: Mapping[str, Found]) -> list[str]:
     lines = []
-    limits = {MELODI: _RECALLED, MEMORIZING: _RECALLED}
-    for name in (MELODI, MEMORIZING, ZEROED, TRANSFORMER_XL, BLOCK_RECURRENT):
+    for name in (MELODI, MEMORIZING, ZEROED, NO_QUEUE, TRANSFORMER_XL, BLOCK_RECURRENT):
         if name not in found:
             continue
-        share = _recalled(found[name], str(_FAR))
+        share = _recalled(found[name], "right", str(_FAR))
         told = f"{name} recalls {_share(share)} of what was said {_FAR} windows before"
-        if name in limits:
-            lines.append(_line(f"{told}, at least {_RECALLED:.0%} wanted", share.value >= 0.8))
+        if name in (MELODI, MEMORIZING):
+            wanted, holds = f"at least {_RECALLED:.0%}", share.lower >= _RECALLED
         else:
-            lines.append(
-                _line(f"{told}, at most {_NOT_RECALLED:.0%} wanted", share.value <= _NOT_RECALLED)
-            )
+            wanted, holds = f"at most {_NOT_RECALLED:.0%}", share.upper <= _NOT_RECALLED
+        lines.append(_line(f"{told}, {wanted} expected", holds))
     return lines
+
+
+def _are_compared(found: Mapping[str, Found], name: str, other: str) -> bool:
+    """Return whether a seed of both was run."""
+    return name in found and other in found and bool(found[name].rows.keys() & found[other].rows)
 
 
 def _grows(arm: Found, baseline: Found) -> str:
@@ -244,7 +263,8 @@ def _line(text: str, holds: bool) -> str:
 
 
 def _against(name: str, found: Mapping[str, Found], other: str) -> str:
-    return _percent(change(found[name], found[other])) if other in found and name != other else ""
+    is_told = name != other and _are_compared(found, name, other)
+    return _percent(change(found[name], found[other])) if is_told else ""
 
 
 def _by_arm(rows: Sequence[Row], task: Task) -> dict[str, Found]:
@@ -256,10 +276,10 @@ def _by_arm(rows: Sequence[Row], task: Task) -> dict[str, Found]:
     return by_arm
 
 
-def _recalled(arm: Found, distance: str) -> Interval:
-    counts = [row["right"].get(distance, (0, 0)) for row in arm.rows.values()]
-    right, asked = (sum(each) for each in zip(*counts, strict=True))
-    return share_right(right, asked)
+def _recalled(arm: Found, kind: str, distance: str) -> Interval:
+    """Return the share of right answers, over seeds and streams."""
+    by_seed = np.array([row[kind][distance] for row in arm.rows.values()])  # (S, 2, B)
+    return mean(by_seed[:, 0].astype(np.float64), by_seed[:, 1])
 
 
 def _array(row: Row, name: str) -> np.ndarray:

@@ -75,7 +75,7 @@ class Workshop:
             **json.loads((folder / _TRAINING).read_text()),
         }
         if arm.rate > 1:
-            row["error"] = self._compress(model, task, arm, folder, seed)
+            row |= self._compress(model, task, arm, folder, seed)
         tested = time.perf_counter()
         row |= self._tested(model, task, arm)
         now = time.perf_counter()
@@ -88,9 +88,12 @@ class Workshop:
     def _tested(self, model: Melodi, task: Task, arm: Arm) -> dict[str, Any]:
         alter = empty_queue if arm.is_zeroed else None
         if task == "recall":
-            right = ask(model, self.size.task, self.size.test, alter=alter)
-            by_distance = {str(distance): counts for distance, counts in right.items()}
-            return {"metric": "right of asked, by windows back", "right": by_distance}
+            asked = {
+                "right": self.size.test.streams(self.size.task),
+                "passkeys": self.size.test.passkeys(self.size.task),
+            }
+            told = {name: ask(model, streams, alter=alter) for name, streams in asked.items()}
+            return {"metric": "right of asked, by windows back and stream", **told}
         precision = self.size.training.precision
         losses = score_each(model, self.documents[1], precision=precision, alter=alter)
         loss = float(losses.sums.sum() / losses.counts.sum())
@@ -102,15 +105,20 @@ class Workshop:
             "counts": to_text(losses.counts),
         }
 
-    def _compress(self, model: Melodi, task: Task, arm: Arm, folder: Path, seed: int) -> float:
-        """Put a codec into the model; return what it loses of entries it was not fitted to."""
+    def _compress(
+        self, model: Melodi, task: Task, arm: Arm, folder: Path, seed: int
+    ) -> dict[str, Any]:
+        """Put a codec into the model; return what it loses of entries it was not fitted to, and its
+        own bytes, which all sessions share.
+        """
         fitted, others = np.array_split(self._entries(model, task, seed), [self.size.num_entries])
         if arm.learns:
             codec = ProductCodec.load(folder / _CODEC)
         else:
             codec = fit_codec(fitted, arm.rate, seed)
         compress_queue(model, codec, decay=self.size.decay).eval()
-        return relative_error(codec, others)
+        tables = sum(len(content) for content in codec.files().values())
+        return {"error": relative_error(codec, others), "codec_bytes": tables}
 
     def _learnt(self, task: Task, name: str, seed: int) -> Path:
         """Return the folder of an arm's model; train it if nobody has."""
@@ -219,4 +227,4 @@ def _memory(config: MelodiConfig, rate: int) -> dict[str, Any]:
 
 def open_workshop(size: str, cache: Path, text: Path | None) -> Workshop:
     """Return the workshop of a size by name."""
-    return Workshop(SIZES[size], cache / size, text)
+    return Workshop(SIZES[size], cache / f"{size}-{SIZES[size].digest}", text)

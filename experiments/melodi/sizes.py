@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from encoder_jobs.melodi_options import MelodiOptions
@@ -42,6 +43,11 @@ class Size:
     course: Course
     test: RecallTest
     num_seeds: int
+
+    @property
+    def digest(self) -> str:
+        """Tells models of one size from those of another that had its name."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
 
 _RECALL = RecallTask(window=16, pairs=1, questions=5)
@@ -86,7 +92,13 @@ SIZES = {
             learning_rate=5e-3,
             fast_rate=10.0,
         ),
-        test=RecallTest(distances=(1, 4, 16, 64), num_streams=64, num_windows=80, pair_places=1),
+        test=RecallTest(
+            distances=(1, 4, 16, 64),
+            num_streams=64,
+            num_windows=80,
+            num_passkeys=256,
+            pair_places=1,
+        ),
         num_seeds=3,
     ),
     "gpu": Size(
@@ -134,7 +146,13 @@ SIZES = {
             learning_rate=3e-3,
             fast_rate=10.0,
         ),
-        test=RecallTest(distances=(1, 4, 16, 64), num_streams=128, num_windows=80, pair_places=8),
+        test=RecallTest(
+            distances=(1, 4, 16, 64),
+            num_streams=128,
+            num_windows=80,
+            num_passkeys=512,
+            pair_places=8,
+        ),
         num_seeds=3,
     ),
 }

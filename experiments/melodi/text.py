@@ -43,7 +43,9 @@ def read_split(
     if vocab_size > _NUM_BYTES:
         source = str(tokenizer)
         if not tokenizer.exists():
-            tokenizer.write_text(make_tokenizer(train, vocab_size), encoding="utf-8")
+            made = tokenizer.with_suffix(".tmp")
+            made.write_text(make_tokenizer(train, vocab_size), encoding="utf-8")
+            made.rename(tokenizer)
     encode = open_tokenizer(source).encode
     return (
         Ragged.of([encode(text) for text in train]),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from encoder_jobs.training_steps import NO_TARGET
-from experiments.melodi.recall import RecallTask, make_streams
+from experiments.melodi.recall import RecallTask, make_passkeys, make_streams
 from experiments.melodi.recalling import Course, RecallTest, Stage, ask, learn_to_recall
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
@@ -69,6 +69,24 @@ def test_pairs_stand_in_the_first_places_alone():
         assert not is_value[..., 0].any()
 
 
+def test_a_passkey_is_said_once_amid_fillers():
+    """In the first window; the answer is asked for as far back as it says."""
+    streams = make_passkeys(
+        TASK, np.random.default_rng(0), num_streams=30, distances=[1, 4], pair_places=3
+    )
+    rows, places = np.nonzero(streams.distances)
+    assert len(rows) == 2 * 30
+    assert (places // TASK.window == streams.distances[rows, places]).all()
+    is_value = (streams.tokens >= TASK.num_keys) & (streams.tokens < TASK.num_keys + 5)
+    assert (is_value.sum(axis=1) == 1).all()
+    at = is_value.argmax(axis=1)
+    assert (at < 3 * 2).all()
+    every = np.arange(30)
+    assert (streams.tokens[rows, places] == streams.tokens[every, at - 1][rows]).all()
+    assert (streams.targets[rows, places] == streams.tokens[every, at][rows]).all()
+    assert (streams.tokens < TASK.num_keys).sum() == 3 * 30
+
+
 def test_streams_are_drawn_from_the_seed():
     """The same seed gives the same streams, another one others."""
     assert (streams_of(1).tokens == streams_of(1).tokens).all()
@@ -109,8 +127,17 @@ def test_a_model_learns_by_the_course_and_is_asked_every_question():
     losses = learn_to_recall(model, TASK, course, seed=0)
     assert len(losses) == 30
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.5
-    test = RecallTest(distances=(1, 4, 9), num_streams=4, num_windows=20, pair_places=6)
-    right = ask(model, TASK, test)
-    assert sum(asked for _, asked in right.values()) == 4 * 19 * TASK.questions
-    assert all(0 <= found <= asked for found, asked in right.values())
-    assert ask(model, TASK, test) == right
+    test = RecallTest(
+        distances=(1, 4, 9), num_streams=4, num_windows=20, num_passkeys=5, pair_places=6
+    )
+    told = ask(model, test.streams(TASK))
+    assert sum(sum(asked) for _, asked in told.values()) == 4 * 19 * TASK.questions
+    for right, asked in told.values():
+        assert len(right) == len(asked) == 4
+        assert all(0 <= each <= of for each, of in zip(right, asked, strict=True))
+    assert ask(model, test.streams(TASK)) == told
+    assert {each: asked for each, (_, asked) in ask(model, test.passkeys(TASK)).items()} == {
+        1: [1] * 5,
+        4: [1] * 5,
+        9: [1] * 5,
+    }

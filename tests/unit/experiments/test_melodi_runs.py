@@ -63,7 +63,9 @@ SIZE = Size(
     recall=replace(SHAPE, vocab_size=TASK.vocab_size),
     task=TASK,
     course=Course((Stage(2, (1, 2), 8, 1),), 2, 2, 1e-3, 2.0),
-    test=RecallTest(distances=(1, 16), num_streams=2, num_windows=20, pair_places=1),
+    test=RecallTest(
+        distances=(1, 16), num_streams=2, num_windows=20, num_passkeys=3, pair_places=1
+    ),
     num_seeds=1,
 )
 LANGUAGE = [TRANSFORMER_XL, MEMORIZING, MELODI, SMALL, ZEROED, post_hoc(8), LONGER, joint(8)]
@@ -127,7 +129,8 @@ def test_a_row_holds_what_the_tables_need(rows: list[dict]):
         assert sums.shape == counts.shape
         assert np.exp(sums.sum() / counts.sum()) == pytest.approx(row["value"], rel=1e-5)
     recall = next(row for row in rows if row["task"] == "recall" and row["arm"] == MELODI)
-    assert recall["right"].keys() == {"1", "16"}
+    assert recall["right"].keys() == recall["passkeys"].keys() == {"1", "16"}
+    assert len(recall["passkeys"]["16"][0]) == 3
 
 
 def test_the_report_has_every_table_of_what_was_run(rows: list[dict]):
