@@ -54,7 +54,9 @@ gpu:  ## what waits for a GPU; installs nothing, resumes where it stopped
 	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/codec/kernels/gpu \
 		-m gpu -q tests/unit/codec/kernels/gpu
 	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/models \
-		-m gpu -q tests/unit/models/test_longvq_triton.py
+		-m gpu -q tests/unit/models/test_longvq_triton.py tests/unit/models/test_vq.py
+	PYTHONPATH=. $(PYTHON) -m pytest -p no:cacheprovider --confcutdir=tests/unit/readers \
+		-m gpu -q tests/unit/readers/test_decoding.py
 	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu $(if $(OUT),--out $(OUT))
 
 .PHONY: proto

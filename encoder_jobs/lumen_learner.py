@@ -23,7 +23,7 @@ from encoder_jobs.options import DEFAULT_CODEC_SAMPLE_TOKENS
 from encoder_jobs.training_steps import autocast, is_finite, rank, step_seed, update
 from memstore.codec import ProductCodec, choose_layout
 from memstore.encoders.batching import pad
-from memstore.errors import ConfigError, ShapeError
+from memstore.errors import ConfigError, ShapeError, TrainingDivergedError
 from memstore.models.lumen import Lumen
 from memstore.models.vq import DECAY, ProductVQ, VQOutput
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
@@ -38,7 +38,8 @@ class StepResult:
     Attributes:
         loss: mean cross-entropy of a token of the answers, over the batch.
         grad_norm: length of the gradient; 0 if nothing has one.
-        perplexity: codes in use, the mean over subspaces; None without a quantizer.
+        perplexity: codes in use in a micro-batch, the mean over subspaces and micro-batches; None
+            without a quantizer.
         num_resets: codes that were drawn anew.
     """
 
@@ -117,7 +118,7 @@ class Learner:
         torch.manual_seed(step_seed(options.seed, step, rank()))
         self._set_training(True)
         loss = torch.zeros((), device=self.device)
-        num_resets = 0
+        quantizations: list[VQOutput] = []
         for at in range(0, len(own), options.micro_batch):
             batch = self._collate(own[at : at + options.micro_batch])
             with torch.set_grad_enabled(self.optimizer is not None):
@@ -126,9 +127,9 @@ class Learner:
             if self.optimizer is not None:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
-            num_resets += quantized.num_resets if quantized else 0
+            quantizations += [quantized] if quantized else []
         sum_over_ranks(loss)
-        return self._update(float(loss), num_resets)
+        return self._update(float(loss), quantizations)
 
     def carried(self) -> Mapping[str, torch.Tensor]:
         """Return nothing: a step depends on the weights and on its number."""
@@ -169,13 +170,14 @@ class Learner:
         none = memories.new_zeros(1, *memories.shape[1:])  # row N, of a passage that is not there
         return torch.cat([memories, none])[batch.rows], _with_none(mask)[batch.rows], quantized
 
-    def _update(self, loss: float, num_resets: int) -> StepResult:
+    def _update(self, loss: float, quantizations: Sequence[VQOutput]) -> StepResult:
         grad_norm = 0.0
         if self.optimizer is not None:
             grad_norm = update(self.optimizer, self._trained, loss)
         perplexity = None
-        if self._quantizer is not None:
-            perplexity = float(self._quantizer.usage_perplexity().mean())
+        if quantizations:
+            perplexity = float(torch.stack([each.perplexity for each in quantizations]).mean())
+        num_resets = sum(each.num_resets for each in quantizations)
         return StepResult(loss, grad_norm, perplexity, num_resets)
 
     @torch.no_grad()
@@ -192,7 +194,13 @@ class Learner:
                 memories.append(self.model.encode_memories(ids, mask)[mask].float())
         dim = self.model.config.dim
         together = torch.cat([torch.zeros((0, dim), device=self.device), *memories])
-        quantizer.initialize(together, seed=self._options.seed)
+        try:
+            quantizer.initialize(together, seed=self._options.seed)
+        except ShapeError as err:
+            raise TrainingDivergedError(
+                f"before step 1: {err.message}; the model that training starts from makes them: "
+                "start from another, or with --precision float32"
+            ) from err
 
     def _set_training(self, mode: bool) -> None:
         """Memories that nothing adapts to are made without dropout, as the store's are."""
@@ -257,8 +265,10 @@ def make_quantizer(options: TrainOptions, model: Lumen, examples: Examples) -> P
     num_subspaces, codebook_size = options.num_subspaces, options.codebook_size
     if num_subspaces is None or codebook_size is None:
         layout = choose_layout(dim, num_memories)
-        num_subspaces = num_subspaces or layout.num_subspaces
-        codebook_size = codebook_size or layout.codebook_size
+        if num_subspaces is None:
+            num_subspaces = layout.num_subspaces
+        if codebook_size is None:
+            codebook_size = layout.codebook_size
     if num_memories < codebook_size:
         raise ConfigError(
             f"training option codebook_size: got {codebook_size}, wanted at most {num_memories}, "

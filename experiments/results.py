@@ -7,6 +7,7 @@ experiment writes; a second one on the same file waits its turn line by line.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import multiprocessing
 import os
@@ -123,6 +124,15 @@ def _outcomes(
                 raise  # a process died: none of the others will run either
             except Exception as err:  # as above
                 yield futures[future], err
+
+
+def digest(size: object) -> str:
+    """Tell what was made at one size of an experiment from what was made before the size changed.
+
+    Args:
+        size: a dataclass of dataclasses and values: its `repr` says all that it is.
+    """
+    return hashlib.sha256(repr(size).encode()).hexdigest()[:12]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from experiments.lumen_vq.sizes import SIZES, Size, Stage
 from experiments.lumen_vq.statistics import to_text
 from experiments.lumen_vq.task import Questions, ask
 from experiments.lumen_vq.world import World
-from experiments.results import locked
+from experiments.results import digest, locked
 from experiments.statistics import share_right
 from memstore.codec import ProductCodec
 from memstore.codec.sample import Sample
@@ -119,6 +119,7 @@ class Workshop:
         world = _shortened(self._world(seed), arm.share_kept)
         layer: ProductVQ | None = None
         losses: list[float] = []
+        resets: list[int] = []
         if arm.start is None:
             model = new_reader(self.size.shape, self.size.task.language, seed).to(self.device)
             losses += learn_to_recite(model, world, self.size.recite, seed)
@@ -131,6 +132,7 @@ class Workshop:
             if isinstance(arm.rule, ProductCodes):
                 codec = arm.rule.fit(self._sample(model, seed), seed)
                 layer = arm.rule.bottleneck(codec, self.size.decay).to(self.device)
+                layer.register_forward_hook(lambda _, __, made: resets.append(made.num_resets))
             losses += learn_to_answer(model, world, self._stage(arm), seed + 1, layer)
         told: dict[str, Any] = {
             "steps": len(losses),
@@ -140,6 +142,7 @@ class Workshop:
         if layer is not None:
             layer.eval().to_codec().save(folder / "codec")
             told["perplexity"] = float(layer.usage_perplexity().mean())
+            told["resets"] = sum(resets)
         model.save_pretrained(folder / "reader", None)
         (folder / _TRAINING).write_text(json.dumps(told))
         logger.info("%s: %s", folder.name, told)
@@ -186,4 +189,4 @@ def _shortened(world: World, share: float) -> World:
 
 def open_workshop(size: str, cache: Path) -> Workshop:
     """Return the workshop of a size by name."""
-    return Workshop(SIZES[size], cache / size)
+    return Workshop(SIZES[size], cache / f"{size}-{digest(SIZES[size])}")

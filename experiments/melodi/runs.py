@@ -31,7 +31,7 @@ from experiments.melodi.recall import make_streams
 from experiments.melodi.recalling import ask, learn_to_recall
 from experiments.melodi.sizes import SIZES, Size
 from experiments.melodi.text import read_split
-from experiments.results import locked
+from experiments.results import digest, locked
 from experiments.statistics import to_text
 from memstore.codec import ProductCodec
 from memstore.models.melodi import Melodi
@@ -227,4 +227,4 @@ def _memory(config: MelodiConfig, rate: int) -> dict[str, Any]:
 
 def open_workshop(size: str, cache: Path, text: Path | None) -> Workshop:
     """Return the workshop of a size by name."""
-    return Workshop(SIZES[size], cache / f"{size}-{SIZES[size].digest}", text)
+    return Workshop(SIZES[size], cache / f"{size}-{digest(SIZES[size])}", text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from encoder_jobs.melodi_options import MelodiOptions
@@ -43,11 +42,6 @@ class Size:
     course: Course
     test: RecallTest
     num_seeds: int
-
-    @property
-    def digest(self) -> str:
-        """Tells models of one size from those of another that had its name."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:12]
 
 
 _RECALL = RecallTask(window=16, pairs=1, questions=5)

@@ -20,6 +20,7 @@ from memstore.cli.query import (
     open_source,
 )
 from memstore.cli.render import Output, print_json, print_table
+from memstore.errors import ConfigError
 
 if TYPE_CHECKING:
     from memstore.evaluation import RetrievalReport, Score
@@ -124,20 +125,52 @@ def reading(
         Path, typer.Argument(help="Gold answers: SQuAD JSON, KILT or plain JSON lines.")
     ],
     predictions: Annotated[
-        Path, typer.Argument(help="SQuAD's id → answer, KILT's lines, or lines of id and answer.")
-    ],
+        Path | None,
+        typer.Argument(help="SQuAD's id → answer, KILT's lines, or lines of id and answer."),
+    ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option("--reader", help="Instead of predictions: folder of a LUMEN reader to ask."),
+    ] = None,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Passages that the reader reads for a question.")
+    ] = 8,
+    collection: CollectionOption = "default",
+    predictions_file: Annotated[
+        Path | None,
+        typer.Option("--predictions-file", help="Write the reader's answers here, as KILT's."),
+    ] = None,
+    token_file: TokenFileOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Score answers: EM and F1 as SQuAD's, R-precision of the documents they rest on as KILT's.
 
-    All are from 0 to 1. A question without a prediction counts as 0. Means stand with a 95 %
-    bootstrap interval over questions.
+    The answers are in a file, or those of a reader on a store or a server. All are from 0 to 1. A
+    question without a prediction counts as 0. Means stand with a 95 % bootstrap interval over
+    questions.
     """
     from memstore import evaluation
 
-    report = evaluation.score_answers(
-        evaluation.read_questions(answers), evaluation.read_predictions(predictions)
-    )
+    if (predictions is None) == (reader is None):
+        raise ConfigError("give one of PREDICTIONS and --reader PATH, with --store or --server")
+    questions = evaluation.read_questions(answers)
+    if reader is None:
+        assert predictions is not None  # noqa: S101 - one of the two is there
+        found = evaluation.read_predictions(predictions)
+    else:
+        if predictions_file is not None:
+            evaluation.check_run_file(predictions_file)
+        from memstore.readers import LumenReader
+
+        source = open_source(store, server, token_file)
+        mounted = LumenReader.from_pretrained(reader, source, collection=collection, top_k=top_k)
+        with typer.progressbar(length=len(questions), label="questions", file=sys.stderr) as bar:
+            found = evaluation.ask_reader(mounted, questions, progress=bar.update)
+        if predictions_file is not None:
+            evaluation.write_predictions(predictions_file, found)
+    report = evaluation.score_answers(questions, found)
     figures = {"num_questions": report.num_questions, "num_missing": report.num_missing}
     if output is Output.JSON:
         print_json({**figures, "measures": _measures(report.scores)})

@@ -15,7 +15,7 @@ from typing import Any
 
 from memstore.encoders.families import FAMILIES, Family
 from memstore.encoders.sources import resolve_source
-from memstore.errors import ConfigError, CorruptionError, EncoderNotFoundError
+from memstore.errors import ConfigError, CorruptionError, EncoderNotFoundError, StorageError
 from memstore.types import canonical_json
 
 _SINGLE_FILE = "model.safetensors"
@@ -226,8 +226,11 @@ def _json(path: Path, kind: type) -> Any:
 
 
 def _sha256(path: Path) -> str:
-    status = path.stat()
-    return _sha256_of(path.resolve(), status.st_size, status.st_mtime_ns)
+    try:
+        status = path.stat()
+        return _sha256_of(path.resolve(), status.st_size, status.st_mtime_ns)
+    except OSError as err:
+        raise StorageError(f"{path}: cannot be read: {err.strerror}", object=path) from err
 
 
 # Weights are gigabytes: hashed once a process. Size and time notice a file that was replaced.

@@ -59,7 +59,7 @@ class EncoderStack:
     ) -> None:
         self.device = torch.device(device)
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        model = _load_model(checkpoint, dtype)
+        model = load_model(checkpoint, dtype)
         layers = model.get_submodule(checkpoint.family.layers)
         tap_layer = len(layers) if tap_layer is None else tap_layer
         self._tap = None  # then the model's own output: T5 normalizes after its last layer
@@ -158,7 +158,12 @@ def choose_device(device: str | None) -> str:
     return device
 
 
-def _load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def load_model(checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+    """Return the transformers model of a checkpoint, its weights in a dtype.
+
+    Raises:
+        ConfigError: if the family has no such model. CorruptionError: if the weights do not fit.
+    """
     family = checkpoint.family
     if not family.architecture:
         raise ConfigError(

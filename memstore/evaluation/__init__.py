@@ -15,11 +15,13 @@ from memstore.evaluation.questions import (
     Question,
     read_predictions,
     read_questions,
+    write_predictions,
 )
 from memstore.evaluation.reading import (
     Answer,
     Reader,
     ReadingReport,
+    ask_reader,
     evaluate_reader,
     exact_match,
     f1,
@@ -48,6 +50,7 @@ __all__ = [
     "RetrievalReport",
     "Score",
     "Searcher",
+    "ask_reader",
     "bootstrap_interval",
     "check_run_file",
     "evaluate_reader",
@@ -62,5 +65,6 @@ __all__ = [
     "read_questions",
     "score_answers",
     "score_ranking",
+    "write_predictions",
     "write_run",
 ]

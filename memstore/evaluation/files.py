@@ -130,7 +130,26 @@ def write_run(path: Path, ranking: Mapping[str, Mapping[str, float]], *, name: s
         for query, scores in ranking.items()
         for rank, document in enumerate(in_order(scores), 1)
     ]
-    _write_whole(path, lines)
+    write_whole(path, lines)
+
+
+def write_whole(path: Path, lines: Iterable[str]) -> None:
+    """Write lines under a temporary name first: nobody ever reads half a file.
+
+    Raises:
+        StorageError: if the disk fails.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as err:
+        raise StorageError(f"{path}: cannot be written: {err.strerror}", object=path) from err
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def in_order(scores: Mapping[str, float]) -> list[str]:
@@ -233,18 +252,3 @@ def _column(value: str) -> str:
     if not value or value.split() != [value]:
         raise ConfigError(f"a run file cannot hold the id {value!r}: white space parts its columns")
     return value
-
-
-def _write_whole(path: Path, lines: Iterable[str]) -> None:
-    """Write under a temporary name first: nobody ever reads half a file."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as err:
-        raise StorageError(f"{path}: cannot be written: {err.strerror}", object=path) from err
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -16,13 +16,20 @@ A file whose first line is an object with an `id` is one of lines; KILT's `prove
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from memstore.errors import ConfigError, DuplicateIdError
-from memstore.evaluation.files import load_object, malformed, numbered_lines, read_text
+from memstore.evaluation.files import (
+    check_run_file,
+    load_object,
+    malformed,
+    numbered_lines,
+    read_text,
+    write_whole,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,25 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
     if not predictions:
         raise ConfigError(f"{path}: no prediction in it")
     return predictions
+
+
+def write_predictions(path: Path, predictions: Mapping[str, Prediction]) -> None:
+    """Write predictions as KILT's lines, which `read_predictions` reads: whole, or not at all.
+
+    Args:
+        path: the file; one that is there is replaced.
+        predictions: by the id of their question.
+
+    Raises:
+        ConfigError, NotFoundError: as `check_run_file`. StorageError: if the disk fails.
+    """
+    check_run_file(path)
+    lines = []
+    for name, prediction in predictions.items():
+        pages = [{"wikipedia_id": each} for each in prediction.document_ids]
+        output = {"answer": prediction.text, "provenance": pages}
+        lines.append(json.dumps({"id": name, "output": [output]}, ensure_ascii=False) + "\n")
+    write_whole(path, lines)
 
 
 def _is_lines(text: str) -> bool:

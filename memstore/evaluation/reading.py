@@ -72,16 +72,28 @@ def evaluate_reader(
     batch_size: int = 16,
     progress: Callable[[int], object] | None = None,
 ) -> ReadingReport:
-    """Ask a reader every question and score what it says.
+    """Ask a reader every question and score what it says: `ask_reader`, then `score_answers`."""
+    predictions = ask_reader(reader, questions, batch_size=batch_size, progress=progress)
+    return score_answers(questions, predictions)
+
+
+def ask_reader(
+    reader: Reader,
+    questions: Sequence[Question],
+    *,
+    batch_size: int = 16,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Prediction]:
+    """Return what a reader says to each question, by its id, and the documents that it read.
 
     Args:
         reader: anything with `answer(questions)`.
-        questions: with their gold answers.
+        questions: their gold answers are not looked at.
         batch_size: questions in a call of the reader.
         progress: called after each call with the number of questions in it.
 
     Raises:
-        ConfigError: if there is no question or `batch_size` is below 1.
+        ConfigError: if `batch_size` is below 1.
         InvalidInputError: if the reader does not give one answer a question.
         MemstoreError: as the reader.
     """
@@ -100,7 +112,7 @@ def evaluate_reader(
             predictions[question.question_id] = Prediction(answer.text, tuple(documents))
         if progress is not None:
             progress(len(batch))
-    return score_answers(questions, predictions)
+    return predictions
 
 
 def score_answers(

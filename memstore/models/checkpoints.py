@@ -236,10 +236,13 @@ def _staged(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            stage.chmod(0o755)  # mkdtemp keeps others out; a model is shared by a machine's users
             yield stage
-            for path in (*stage.iterdir(), stage):
+            # Temporary folders and safetensors files keep others out; a model is for all users.
+            stage.chmod(0o755)
+            for path in stage.iterdir():
+                path.chmod(0o644)
                 _sync(path)
+            _sync(stage)
             stage.rename(folder)
         except BaseException:
             shutil.rmtree(stage, ignore_errors=True)

@@ -35,7 +35,7 @@ from memstore.encoders.families import FAMILIES
 from memstore.encoders.identity import plan_encoder
 from memstore.encoders.options import EncoderOptions
 from memstore.encoders.sources import resolve_source
-from memstore.encoders.stack import _load_model as load_model
+from memstore.encoders.stack import load_model
 from memstore.errors import ConfigError, CorruptionError, NotFoundError
 from memstore.models.checkpoints import (
     TOKENIZER_FILE,
@@ -65,15 +65,10 @@ class ExtractiveConfig:
         backbone: `config.json` of the encoder that was cut.
         num_frozen_layers: layers of the memory and the question encoder; the rest, one or more,
             are live.
-        encoder_id: the encoder whose memories this model reads (`EncoderIdentity.id`); empty: not
-            pinned.
-        codec_id: the codec through which it was trained to read them; empty: not pinned.
     """
 
     backbone: Mapping[str, Any]
     num_frozen_layers: int
-    encoder_id: str = ""
-    codec_id: str = ""
 
 
 class ExtractiveLumen(nn.Module):

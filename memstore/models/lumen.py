@@ -214,8 +214,8 @@ class Lumen(nn.Module):
     def with_live_fraction(self, live_fraction: str | Fraction) -> Lumen:
         """Return a copy with fewer live layers: those that fall below the cut are frozen.
 
-        Both bottom encoders get a copy of them. From live_fraction 1 this is how a trained FiD
-        becomes a LUMEN.
+        Both bottom encoders get a copy of them, and read them with the position bias of their own
+        bottom. From live_fraction 1 this is how a trained FiD becomes a LUMEN.
 
         Raises:
             ConfigError: if it cuts no whole layer or would have more live layers than now, or a

@@ -8,6 +8,7 @@ Source: LUMEN (arXiv 2301.10448).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import aclosing, closing
@@ -18,6 +19,7 @@ from typing import cast
 import torch
 
 from memstore.encoders.sources import resolve_source
+from memstore.encoders.stack import choose_device
 from memstore.errors import ConfigError
 from memstore.models.checkpoints import TOKENIZER_FILE
 from memstore.models.lumen import Lumen
@@ -28,6 +30,8 @@ from memstore.readers.prefetch import all_of, in_thread, prefetch, prefetch_asyn
 from memstore.readers.questions import QuestionBatch, QuestionTokenizer
 from memstore.readers.sources import AsyncMemorySource, is_async
 from memstore.types import Hit, MemorySource, QueryResult
+
+_log = logging.getLogger(__name__)
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 OnBatch = Callable[[Timings], object]
@@ -78,6 +82,11 @@ class LumenReader:
         if top_k < 1:
             raise ConfigError(f"top_k is {top_k}; wanted 1 or more")
         self._model = model
+        if not model.config.encoder_id:
+            _log.warning(
+                "this reader is not pinned to an encoder: it reads any memories of its width, "
+                "sense or not; memstore train pins it"
+            )
         check_collection(model.config, memories, collection)
         weight = model.generator.shared.weight
         self._tokenizer = QuestionTokenizer(tokenizer_file, len(weight))
@@ -125,7 +134,7 @@ class LumenReader:
                 source=folder,
             )
         model = Lumen.from_pretrained(folder)
-        there = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        there = torch.device(choose_device(device))
         if dtype is None and there.type == "cuda":
             dtype = "bfloat16"
         model.to(device=there, dtype=None if dtype is None else _DTYPES[dtype])

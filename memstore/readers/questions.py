@@ -74,6 +74,8 @@ class QuestionTokenizer:
         return text.strip()
 
     def _read(self, number: int, question: str) -> list[int]:
+        if not isinstance(question, str):
+            raise ConfigError(f"question {number} is a {type(question).__name__}, wanted a text")
         try:
             question.encode()
         except UnicodeEncodeError as err:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 import memstore
 from memstore import AsyncClient, Client, ProductCodec, Store, open_store
+from memstore.cli.main import run
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.errors import CodecMismatchError, CollectionNotFoundError, EncoderMismatchError
 from memstore.evaluation import Question, evaluate_reader
@@ -299,3 +301,29 @@ def test_a_reader_is_evaluated_as_it_is(loop: Loop, store: Store) -> None:
     report = evaluate_reader(reader, questions, batch_size=2)
     means = {score.measure: score.mean for score in report.scores}
     assert means == {"EM": 1.0, "F1": 1.0, "R-precision": 1.0}
+
+
+def test_a_reader_is_evaluated_by_a_command(
+    loop: Loop, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the store it is mounted on; its answers are written, and score the same again."""
+    answers = LumenReader.from_pretrained(loop.reader, store, top_k=2).answer(QUESTIONS)
+    gold = write_jsonl(
+        tmp_path / "gold.jsonl",
+        [
+            {"id": f"q{number}", "question": each.question, "answers": [each.text]}
+            for number, each in enumerate(answers)
+        ],
+    )
+    said = tmp_path / "said.jsonl"
+    command = ["eval", "reading", str(gold), "--output", "json"]
+    mounted = ["--reader", str(loop.reader), "--store", str(loop.store), "--top-k", "2"]
+    assert run([*command, *mounted, "--predictions-file", str(said)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {name: each["mean"] for name, each in report["measures"].items()} == {"EM": 1, "F1": 1}
+    pages = [json.loads(line)["output"][0]["provenance"] for line in said.read_text().splitlines()]
+    assert pages[0][0]["wikipedia_id"] == answers[0].passages[0].document_id
+    assert run(["eval", "reading", str(gold), str(said), "--output", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == report
+    assert run([*command, *mounted, str(said)]) == 2
+    assert "give one of PREDICTIONS and --reader" in capsys.readouterr().err

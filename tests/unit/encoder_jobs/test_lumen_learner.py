@@ -14,7 +14,7 @@ from encoder_jobs.lumen_data import Examples
 from encoder_jobs.lumen_learner import Learner, load_model, make_quantizer
 from encoder_jobs.lumen_options import TrainOptions
 from memstore import ProductCodec
-from memstore.errors import ConfigError
+from memstore.errors import ConfigError, TrainingDivergedError
 from memstore.models.folding import fold_rotation
 from memstore.models.lumen import Lumen
 from tests.tiny_t5 import DIM
@@ -233,6 +233,22 @@ def test_a_folded_model_is_refused(t5: Path, tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="has a codec's rotation folded in"):
         load_model(make_options(tmp_path / "folded", live_fraction=""))
+
+
+def test_a_start_that_makes_no_finite_memories_is_told(t5: Path, examples: Examples) -> None:
+    """Before the first step, when the codebook is drawn from them."""
+    model = Lumen.from_pretrained(t5, live_fraction="1/2")
+    model.memory_encoder.embed_tokens.weight.data.fill_(torch.nan)
+    model.save_pretrained(t5.parent / "broken", t5 / "tokenizer.json")
+    with pytest.raises(TrainingDivergedError, match="before step 1: memories: row 0 holds NaN"):
+        Learner(make_vq_options(t5.parent / "broken", live_fraction=""), examples, CPU)
+
+
+def test_codes_in_use_are_those_of_the_batch(t5: Path, examples: Examples) -> None:
+    """A codebook whose memories are all alike has one, from the first step on."""
+    learner = Learner(make_vq_options(t5), examples, CPU)
+    learner.model.memory_encoder.embed_tokens.weight.data.zero_()
+    assert learner.learn(1).perplexity == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("is_quantized", [False, True])

@@ -63,6 +63,8 @@ def test_a_checkpoint_is_read_back_as_it_was(tmp_path: Path) -> None:
     }
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
     assert (tmp_path / "new" / "toy" / "tokenizer.json").read_bytes() == b"{}"
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "new" / "toy").iterdir()}
+    assert modes == {0o644}  # for all users of the machine
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:

@@ -147,11 +147,11 @@ def test_frozen_memory_encoder_has_no_dropout_and_no_gradient(model: ExtractiveL
 
 
 def test_saved_model_scores_the_same(model: ExtractiveLumen, encoder: Path, tmp_path: Path) -> None:
-    """Weights, the cut and the pins come back; the tokenizer lies beside them."""
-    config = ExtractiveConfig(model.config.backbone, 2, encoder_id="e", codec_id="c")
-    pinned = ExtractiveLumen(config)
-    pinned.load_state_dict(model.state_dict())
-    pinned.save_pretrained(tmp_path / "saved", encoder / "tokenizer.json")
+    """Weights and the cut come back; the tokenizer lies beside them."""
+    config = ExtractiveConfig(model.config.backbone, 2)
+    copied = ExtractiveLumen(config)
+    copied.load_state_dict(model.state_dict())
+    copied.save_pretrained(tmp_path / "saved", encoder / "tokenizer.json")
     loaded = ExtractiveLumen.from_pretrained(tmp_path / "saved")
     assert loaded.config == config
     assert not loaded.training

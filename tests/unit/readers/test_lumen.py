@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,22 @@ def test_a_folded_reader_answers_alike(
     folded.save_pretrained(tmp_path / "folded", folder / "tokenizer.json")
     answers = LumenReader.from_pretrained(tmp_path / "folded", source).answer(QUESTIONS)
     assert answers == reader.answer(QUESTIONS)
+
+
+def test_a_device_that_is_not_there_is_refused(folder: Path, source: ListSource) -> None:
+    """By its name."""
+    with pytest.raises(ConfigError, match="got 'nonsense', wanted one that torch sees"):
+        LumenReader.from_pretrained(folder, source, device="nonsense")
+
+
+def test_a_reader_that_is_not_pinned_says_so(
+    folder: Path, source: ListSource, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It reads whatever is as wide as its model."""
+    model = Lumen.from_pretrained(folder)
+    model.config = replace(model.config, encoder_id="")
+    LumenReader(model, folder / "tokenizer.json", source)
+    assert "not pinned to an encoder" in caplog.text
 
 
 def test_it_runs_in_the_dtype_asked_for(folder: Path, source: ListSource) -> None:

@@ -46,8 +46,9 @@ def test_questions_are_padded_together(tokenizer: QuestionTokenizer) -> None:
         (["the sea", "a \ud800"], "question 1 is no text"),
         (["sea " * 512], "question 0 has 513 tokens, wanted at most 512"),
         ("the sea", "got one text, wanted a list"),
+        (["the sea", None], "question 1 is a NoneType, wanted a text"),
     ],
-    ids=["empty", "blank", "surrogate", "long", "no list"],
+    ids=["empty", "blank", "surrogate", "long", "no list", "none"],
 )
 def test_bad_questions_are_refused(
     tokenizer: QuestionTokenizer, questions: Sequence[str], message: str
