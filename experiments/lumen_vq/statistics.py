@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 
 from experiments.lumen_vq.language import END, PAD
-from experiments.statistics import Interval
+from experiments.statistics import Interval, widened
 
 
 def exact_match(predicted: np.ndarray, answers: np.ndarray) -> np.ndarray:
@@ -33,10 +33,9 @@ def relative_loss(
     baseline: np.ndarray,
     *,
     resamples: int = 10_000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Return 1 - EM(arm) / EM(baseline) with its paired bootstrap interval.
+    """Return 1 - EM(arm) / EM(baseline) with its paired bootstrap interval, `widened` over seeds.
 
     Questions and seeds are drawn anew with replacement; a question keeps what arm and baseline
     made of it under every seed, so that what both find hard does not widen the interval.
@@ -45,17 +44,16 @@ def relative_loss(
         arm: (S, Q) bool, by seed and question.
         baseline: (S, Q) bool, of the same seeds and questions.
         resamples: of the bootstrap.
-        confidence: of the interval, two-sided.
         seed: of the bootstrap.
 
     Raises:
-        ValueError: if the shapes differ, or the baseline has nothing right.
+        ValueError: if the shapes differ, or the baseline has nothing right under a seed.
     Cost: O(resamples * patterns), patterns being at most 4^S: drawing Q questions is one
         multinomial draw over the patterns of right and wrong that they show.
     """
     if arm.shape != baseline.shape or arm.ndim != 2:
         raise ValueError(f"outcomes: got {arm.shape} and {baseline.shape}, wanted (S, Q) twice")
-    if not baseline.any():
+    if not baseline.any(axis=1).all():
         raise ValueError("baseline: got nothing right, so no loss is relative to it")
     num_seeds, num_questions = arm.shape
     patterns, counts = np.unique(np.concatenate([arm, baseline]).T, axis=0, return_counts=True)
@@ -64,9 +62,9 @@ def relative_loss(
     weights = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples)
     right = (drawn @ patterns.astype(np.int64)).reshape(resamples, 2, num_seeds)
     of_arm, of_baseline = (right * weights[:, None]).sum(axis=2).T
-    tail = (1 - confidence) / 2
-    lower, upper = np.quantile(1 - of_arm / np.maximum(of_baseline, 1), [tail, 1 - tail])
-    return Interval(1 - float(arm.sum() / baseline.sum()), float(lower), float(upper))
+    lower, upper = np.quantile(1 - of_arm / np.maximum(of_baseline, 1), [0.025, 0.975])
+    found = Interval(1 - float(arm.sum() / baseline.sum()), float(lower), float(upper))
+    return widened(found, 1 - arm.sum(axis=1) / baseline.sum(axis=1))
 
 
 def to_text(is_right: np.ndarray) -> str:

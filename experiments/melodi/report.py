@@ -297,7 +297,7 @@ def _figure(interval: Interval) -> str:
 
 def _share(interval: Interval) -> str:
     shares = (interval.value, interval.lower, interval.upper)
-    value, lower, upper = (f"{100 * each:.1f}" for each in shares)
+    value, lower, upper = (f"{100 * min(max(each, 0), 1):.1f}" for each in shares)
     return f"{value} % [{lower} … {upper}]"
 
 

@@ -207,7 +207,9 @@ def test_an_interval_knows_items_and_seeds():
     assert found.upper == pytest.approx(found.value + reach, abs=0.003)
     seeds = np.repeat([[0.0], [0.5], [1.0]], 2000, axis=1)
     spread = mean(seeds, np.ones((3, 2000), np.int64))
-    assert (spread.lower, spread.value, spread.upper) == pytest.approx((0, 0.5, 1), abs=0.2)
+    reach = 4.30 * 0.5 / np.sqrt(3)  # Student's, of two degrees of freedom
+    wanted = 0.5 - reach, 0.5, 0.5 + reach
+    assert (spread.lower, spread.value, spread.upper) == pytest.approx(wanted)
     # What is hard for both widens nothing.
     assert difference(right, right, ones) == mean(0 * right, ones)
     assert difference(right + 0.25, right, ones).upper == pytest.approx(0.25)
