@@ -12,6 +12,7 @@ import torch
 
 from encoder_jobs.longvq_learner import Learner, cut
 from encoder_jobs.longvq_options import LongVQOptions
+from encoder_jobs.longvq_pieces import MASKED_SHARE
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_loop import OnStep, Row
@@ -85,10 +86,14 @@ def train_longvq(
     def check(config: LongVQConfig, options: LongVQOptions, documents: Ragged) -> None:
         pieces = cut(config, options, documents)
         if ray == "none":  # on another machine there may be more
+            batch_size = min(options.batch_size, options.micro_batch)
+            longest = int(pieces.lengths.max())
+            share = 1.0 if config.is_causal else MASKED_SHARE
             check_memory(
                 config,
-                min(options.batch_size, options.micro_batch),
-                int(pieces.lengths.max()),
+                batch_size,
+                longest,
+                num_targets=int(batch_size * longest * share),
                 device=this_device(),
                 itemsize=4,
                 keeps_activations=True,

@@ -12,10 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from experiments.long_documents.articles import Articles
-from experiments.long_documents.facts import Facts
 from experiments.long_documents.report import report
-from experiments.long_documents.runs import ARTICLES, FACTS, Workshop, keys
+from experiments.long_documents.runs import ARMS, Workshop, keys, tasks
 from experiments.results import ResultLog, run_missing
 from experiments.running import Runner
 
@@ -28,7 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.long_documents")
     parser.add_argument("verb", choices=["run", "report"])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--task", choices=[FACTS, ARTICLES], help="one of the two alone")
+    parser.add_argument("--task", choices=sorted(ARMS), help="one of them alone")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="processes, with a thread each")
     parser.add_argument("--results", type=Path, default=_RESULTS)
@@ -40,7 +38,7 @@ def main() -> int:
         wanted = [key for key in keys(options.seeds) if options.task in (None, key["task"])]
         runner = Runner(Workshop, (options.data, options.cache), options.workers)
         num_failed = run_missing(log, wanted, runner, num_workers=options.workers)
-    print(report(log.rows(), {FACTS: Facts(), ARTICLES: Articles(options.data)}))
+    print(report(log.rows(), tasks(options.data)))
     return min(num_failed, 1)
 
 

@@ -1,4 +1,4 @@
-"""Real text: passages of XQuAD's articles, each article one document, and its questions.
+"""Real text: passages of XQuAD's articles, one or several a document, and their questions.
 
 The model learns from other text, which has no questions: a few words that follow one another are
 taken out of a passage and asked for (the inverse cloze task, arXiv 1906.00300). Tokens begin with
@@ -37,6 +37,7 @@ class Articles:
         training_passages: of a document, a piece of a text.
         batch_documents: in a batch, with a question each.
         question_tokens: least and most of what is taken out.
+        joined: articles of a document of the test, one after the other.
     """
 
     data: Path
@@ -44,6 +45,7 @@ class Articles:
     training_passages: int = 8
     batch_documents: int = 8
     question_tokens: tuple[int, int] = (6, 16)
+    joined: int = 1
 
     @cached_property
     def _checkpoint(self) -> Path:
@@ -102,21 +104,23 @@ class Articles:
             yield Batch(documents, questions, gold)
 
     def test(self) -> Test:
-        """Return the English articles and all questions; a group is the paragraph's place."""
+        """Return the English articles and all questions."""
         path = self.data / "xquad" / "xquad.en.json"
         if not path.is_file():
             raise DataMissingError(f"{path} is missing; --data names the folder that holds xquad/")
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]
         documents, questions = [], []
-        for number, article in enumerate(articles):
-            document_id, start = f"article{number}", 0
-            for paragraph in article["paragraphs"]:
-                for each in paragraph["qas"]:
-                    place = start + each["answers"][0]["answer_start"]
-                    questions.append(Question(each["question"], document_id, place, 0))
-                start += len(paragraph["context"]) + 1
-            text = " ".join(each["context"] for each in article["paragraphs"])
-            documents.append(Document(document_id, text))
+        for first in range(0, len(articles), self.joined):
+            document_id, start, contexts = f"document{first}", 0, []
+            for number, article in enumerate(articles[first : first + self.joined], first):
+                for paragraph in article["paragraphs"]:
+                    for each in paragraph["qas"]:
+                        place = start + each["answers"][0]["answer_start"]
+                        asked = Question(each["question"], document_id, f"{number}", place, 0)
+                        questions.append(asked)
+                    contexts.append(paragraph["context"])
+                    start += len(paragraph["context"]) + 1
+            documents.append(Document(document_id, " ".join(contexts)))
         return Test(documents, questions, ["all"])
 
     def _take_out(

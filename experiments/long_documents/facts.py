@@ -115,12 +115,15 @@ class Facts:
             for place in rng.permutation(len(attributes))[: self.questions_each] + 1:
                 question = self._spell(self._question(attributes[place - 1], name))
                 group = int(place).bit_length() - 1
-                questions.append(Question(question, document_id, int(starts[place]), group))
+                start = int(starts[place])
+                questions.append(Question(question, document_id, document_id, start, group))
         num_groups = self.num_attributes.bit_length()
         spans = [
             (1 << group, min((2 << group) - 1, self.num_attributes)) for group in range(num_groups)
         ]
-        return Test(documents, questions, [f"{a}" if a == b else f"{a}-{b}" for a, b in spans])
+        groups = [f"{a}" if a == b else f"{a}-{b}" for a, b in spans]
+        # The attribute alone, which as many passages say as there are documents.
+        return Test(documents, questions, groups, floor=1 / self.test_documents)
 
     def _names(self, *, is_test: bool) -> np.ndarray:
         """Return (N, 2) token ids."""

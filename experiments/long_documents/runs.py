@@ -20,13 +20,13 @@ from experiments.long_documents.learning import learn
 from experiments.long_documents.ranking import rank
 from experiments.long_documents.task import Task, Test
 from experiments.longvq.learning import Course
-from experiments.results import locked
+from experiments.results import digest, locked
 from experiments.statistics import to_text
 from memstore.encoders import EncoderOptions
 from memstore.models.longvq import LongVQ
 from memstore.models.longvq_config import LongVQConfig
 
-FACTS, ARTICLES = "facts", "articles"
+FACTS, ARTICLES, JOINED = "facts", "articles", "articles joined"
 WHOLE, WINDOWS = "documents whole", "windows"
 UNTRAINED, MINILM = "nothing", "MiniLM"
 
@@ -40,6 +40,7 @@ ARMS = {
         (UNTRAINED, WINDOWS),
         (MINILM, WINDOWS),
     ),
+    JOINED: ((WHOLE, WHOLE), (WINDOWS, WINDOWS), (WHOLE, WINDOWS)),
 }
 """Of each task: what a model learnt from, and how it reads the test; what trains comes first."""
 
@@ -84,6 +85,17 @@ SETTINGS = {
         Course(num_steps=400, learning_rate=5e-4, warmup_steps=50),
     ),
 }  # fmt: skip
+_LEARNT_FOR = {JOINED: ARTICLES}
+"""Tasks that are read with the models of another."""
+
+
+def tasks(data: Path) -> dict[str, Task]:
+    """Return all tasks.
+
+    Args:
+        data: folder that holds text/ and xquad/.
+    """
+    return {FACTS: Facts(), ARTICLES: Articles(data), JOINED: Articles(data, joined=8)}
 
 
 def keys(num_seeds: int) -> list[dict[str, str | int]]:
@@ -109,7 +121,7 @@ class Workshop:
 
     def __init__(self, data: Path, cache: Path) -> None:
         self._cache = cache
-        self._tasks: dict[str, Task] = {FACTS: Facts(), ARTICLES: Articles(data)}
+        self._tasks: dict[str, Task] = tasks(data)
         self._tests: dict[str, Test] = {}
 
     def run(self, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,11 +129,14 @@ class Workshop:
         began = time.perf_counter()
         name, learnt, seed = key["task"], key["learnt from"], key["seed"]
         task = self._tasks[name]
+        if name not in self._tests:
+            self._tests[name] = task.test()
+        test = self._tests[name]
         told: dict[str, Any] = {}
         if learnt == MINILM:
             options = EncoderOptions(window_tokens=task.passage_tokens + 2, template="{text}")
         else:
-            folder = self._model(name, learnt, seed)
+            folder = self._model(_LEARNT_FOR.get(name, name), learnt, seed)
             told = json.loads((folder / _LEARNING).read_text())
             options = EncoderOptions(
                 source=str(folder / "model"),
@@ -129,9 +144,6 @@ class Workshop:
                 window_tokens=task.passage_tokens,
                 template="{text}",
             )
-        if name not in self._tests:
-            self._tests[name] = task.test()
-        test = self._tests[name]
         ranks = rank(test, options, is_whole=key["reads"] == WHOLE)
         row = {
             "recall@1": float((ranks == 1).mean()),
@@ -147,7 +159,7 @@ class Workshop:
 
     def _model(self, name: str, learnt: str, seed: int) -> Path:
         """Return the folder of a model; train it if nobody has."""
-        folder = self._cache / f"{name}, {learnt}, seed {seed}"
+        folder = self._cache / f"{name} {digest(SETTINGS[name])}, {learnt}, seed {seed}"
         with locked(folder.with_suffix(".lock")):
             if not (folder / _LEARNING).exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed

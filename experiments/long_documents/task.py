@@ -33,12 +33,14 @@ class Question:
     Attributes:
         text: what is asked.
         document_id: whose passage answers it.
+        source: what it is about; questions of one source are drawn together in intervals.
         place: a character of the answer, in the document's text.
         group: which column of the table it counts to.
     """
 
     text: str
     document_id: str
+    source: str
     place: int
     group: int
 
@@ -51,11 +53,13 @@ class Test:
         documents: what is searched.
         questions: about them.
         groups: names of the groups of questions.
+        floor: recall@1 of who sees each passage alone; None: unknown.
     """
 
     documents: Sequence[Document]
     questions: Sequence[Question]
     groups: Sequence[str]
+    floor: float | None = None
 
 
 class Task(Protocol):

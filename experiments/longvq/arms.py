@@ -18,7 +18,7 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 FLOORS = "floors"
 """The key of the row that holds what rules reach without a model."""
 LONGVQ, SPACE, BAND, FULL = "LongVQ", "SSM only", "SSM + band only", "full attention + SSM"
-FROZEN, NO_SPACE = "frozen random codebook", "VQ without SSM"
+FROZEN, NO_SPACE, FEW = "frozen random codebook", "VQ without SSM", "S=16"
 _NUM_CODES = (64, 128, 256, 512)
 _GENERATED: tuple[TaskName, ...] = ("listops", "recall", "copying")
 
@@ -42,14 +42,16 @@ def arms(num_codes: int) -> dict[str, Arm]:
     Args:
         num_codes: S of LongVQ; other numbers are arms of their own.
     """
-    few: tuple[TaskName, ...] = (*_GENERATED, "text")
+    most: tuple[TaskName, ...] = (*_GENERATED, "text")
+    short: tuple[TaskName, ...] = ("recall", "copying")
     return {
-        LONGVQ: Arm({}, TASKS),
-        BAND: Arm({"attention": Attention.BAND}, few),
-        SPACE: Arm({"attention": Attention.NONE}, TASKS),
-        FULL: Arm({"attention": Attention.FULL}, few),
-        FROZEN: Arm({"learns_codebook": False}, _GENERATED),
-        NO_SPACE: Arm({"state_space": StateSpace.NONE}, _GENERATED),
+        LONGVQ: Arm({}, most),
+        BAND: Arm({"attention": Attention.BAND}, most),
+        SPACE: Arm({"attention": Attention.NONE}, most),
+        FULL: Arm({"attention": Attention.FULL}, most),
+        FROZEN: Arm({"learns_codebook": False}, short),
+        NO_SPACE: Arm({"state_space": StateSpace.NONE}, short),
+        FEW: Arm({"num_codes": 16}, ("recall",)),
         "VQ without band bias": Arm({"has_bias": False}),
         "Laplace": Arm({"weighting": Weighting.LAPLACE}),
         "S4D instead of EMA": Arm({"state_space": StateSpace.S4D}),
@@ -68,13 +70,12 @@ def keys(
     """Return the keys of the runs; the floors of a task come before its arms."""
     found: list[dict[str, str | int]] = []
     for task in tasks:
-        found.append({"task": task, "arm": FLOORS, "seed": 0})
-        found += [
-            {"task": task, "arm": name, "seed": seed}
-            for name, arm in all_arms.items()
-            if task in arm.decides or not only_deciding
-            for seed in range(num_seeds)
+        chosen = [
+            name for name, arm in all_arms.items() if task in arm.decides or not only_deciding
         ]
+        seeds = range(num_seeds)
+        found += [{"task": task, "arm": FLOORS, "seed": 0}] if chosen else []
+        found += [{"task": task, "arm": name, "seed": seed} for name in chosen for seed in seeds]
     return found
 
 

@@ -113,7 +113,7 @@ def _table(
     in_bits, groups = _in_bits(first), first["groups"] if len(first["groups"]) > 1 else []
     columns = [
         "arm", "weights", first["metric"], "over seeds", *groups, f"against {LONGVQ}",
-        "codes in use", "seeds",
+        "codes in use", "minutes of training", "seeds",
     ]  # fmt: skip
     lines = [
         [f"*floor: {name}*", "", _value(value, in_bits)] + [""] * (len(columns) - 3)
@@ -133,6 +133,7 @@ def _table(
                 *(_figure(part, in_bits) for part in parts),
                 _change(margins[name], in_bits) if name in margins else "",
                 f"{np.mean(codes):.0f}" if codes else "",
+                f"{np.mean([row['training_seconds'] for row in arm.rows.values()]) / 60:.1f}",
                 str(len(seeds)),
             ]
         )

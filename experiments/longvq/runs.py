@@ -23,6 +23,7 @@ from experiments.longvq.reviews import Reviews, ReviewsOptions
 from experiments.longvq.sizes import SIZES, Size, TaskOptions
 from experiments.longvq.text import Text
 from experiments.melodi.text import hold_out
+from experiments.results import digest
 from experiments.statistics import mean, to_text
 
 logger = logging.getLogger(__name__)
@@ -120,4 +121,4 @@ def _figures(task: Task, outcomes: Outcomes) -> dict[str, Any]:
 
 def open_workshop(size: str, cache: Path, text: Path | None) -> Workshop:
     """Return the workshop of a size by name."""
-    return Workshop(SIZES[size], cache / size, text)
+    return Workshop(SIZES[size], cache / f"{size}-{digest(SIZES[size])}", text)

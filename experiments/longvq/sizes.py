@@ -70,7 +70,7 @@ def _small(vocab_size: int, *, dim: int, window: int, is_causal: bool) -> LongVQ
 
 def _cpu() -> Size:
     # Shorter than the paper's 500 to 2,000 tokens, which two cores cannot learn in minutes.
-    listops = ListOpsOptions(longer_than=15, shorter_than=64, num_train=80_000, batch_size=32)
+    listops = ListOpsOptions(longer_than=15, shorter_than=64, num_train=200_000, batch_size=32)
     # 128 ids and one length for 8,192 and five: as many pairs as the first part of the paper's.
     recall = Recall(128, (Part(64, 4, 1),), (Part(64, 4, 10_000),), batch_size=32, window=8)
     # 56 places and 8 symbols for 4,096 and 16.
@@ -80,7 +80,7 @@ def _cpu() -> Size:
             "listops": Setting(
                 listops,
                 _small(NUM_TOKENS, dim=64, window=8, is_causal=False),
-                Course(2400, 4e-3, 100),
+                Course(6000, 4e-3, 100),
             ),
             "recall": Setting(
                 recall,

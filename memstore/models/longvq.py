@@ -76,7 +76,7 @@ class LongVQ(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> LongVQ:
+    def from_pretrained(cls, folder: str | Path) -> LongVQ:
         """Load what `save_pretrained` wrote; in eval mode, on the CPU.
 
         Raises:
@@ -84,14 +84,14 @@ class LongVQ(nn.Module):
             ConfigError: if it is of another kind. FormatVersionError: if it is newer.
             CorruptionError: if it is damaged.
         """
-        values, tensors = read_checkpoint(folder, kind=KIND)
+        values, tensors = read_checkpoint(Path(folder), kind=KIND)
         config = parse_config(values, where=str(folder))
         with torch.device("meta"):
             model = cls(config)
         load_weights(model, tensors, where=str(folder))
         return model.eval()
 
-    def save_pretrained(self, folder: Path, tokenizer: bytes | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, tokenizer: bytes | None = None) -> None:
         """Write the model, all or nothing, in the dtypes that it has.
 
         Args:
@@ -103,7 +103,7 @@ class LongVQ(nn.Module):
             StorageFullError, StorageError: if it cannot be written.
         """
         write_checkpoint(
-            folder,
+            Path(folder),
             kind=KIND,
             config=self.config.to_dict(),
             tensors=collect_weights(self),
@@ -133,11 +133,15 @@ class LongVQ(nn.Module):
             state: of what came before, a row for each text; `initial_state` at their beginning.
 
         Raises:
-            ShapeError: if tokens, mask or state do not fit together, or a value is not finite.
+            ShapeError: if tokens, mask or state do not fit together, a token is none of the
+                vocabulary's (looked at on the CPU), or a value is not finite.
             ConfigError: if the text is longer than memory allows (the size is named), or the model
                 cannot read a text in parts.
         """
         self._check(tokens, mask, state)
+        if mask is not None:
+            tokens = tokens.masked_fill(~mask, 0)
+        self._check_ids(tokens)
         hidden = self.dropout(self.embedding(tokens))
         losses, uses, states = [], [], []
         for index, block in enumerate(self._blocks()):
@@ -249,6 +253,15 @@ class LongVQ(nn.Module):
             keeps_activations=torch.is_grad_enabled(),
             checkpointing=self.checkpointing,
         )
+
+    def _check_ids(self, tokens: torch.Tensor) -> None:
+        if tokens.device.type != "cpu":  # a look would wait for the device
+            return
+        least, most = (int(each) for each in torch.aminmax(tokens))
+        if least < 0 or most >= self.config.vocab_size:
+            raise ShapeError(
+                f"tokens: got ids from {least} to {most}, wanted 0 to {self.config.vocab_size - 1}"
+            )
 
 
 class LongVQClassifier(nn.Module):

@@ -13,7 +13,9 @@ from memstore.errors import ConfigError
 from memstore.models.longvq_config import Attention, KeyGradient, LongVQConfig
 
 _SMALL = 1 << 30  # bytes: below that nobody asks the machine
+_LOGITS = 3 * 4  # bytes: a logit, its probability and its gradient in float32
 _MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")  # version 2: what a container may take
 
 
 def estimate_bytes(
@@ -24,6 +26,7 @@ def estimate_bytes(
     itemsize: int = 4,
     keeps_activations: bool = True,
     checkpointing: bool = False,
+    num_targets: int = 0,
 ) -> int:
     """Estimate what a pass takes at its peak, parameters left out.
 
@@ -34,9 +37,10 @@ def estimate_bytes(
         itemsize: bytes of a number.
         keeps_activations: gradients are recorded.
         checkpointing: only what enters each block is kept.
+        num_targets: tokens whose loss is taken: logits over the vocabulary, and their gradient.
 
     Returns:
-        Bytes; within a factor of 1.5 of what was measured on the CPU (ADR 0009).
+        Bytes; `python -m benchmarks longvq` has what was measured.
     """
     keys = config.num_heads * config.key_dim
     # Of a token in a block, counted: norms, gates, state space, queries and keys, values twice.
@@ -53,7 +57,7 @@ def estimate_bytes(
         floats = config.num_layers * config.dim + kept + at_work
     else:
         floats = config.num_layers * kept + at_work
-    return batch_size * length * floats * itemsize
+    return batch_size * length * floats * itemsize + _LOGITS * num_targets * config.vocab_size
 
 
 def check_memory(
@@ -65,6 +69,7 @@ def check_memory(
     itemsize: int,
     keeps_activations: bool,
     checkpointing: bool,
+    num_targets: int = 0,
 ) -> None:
     """Refuse texts that are longer than memory allows.
 
@@ -78,6 +83,7 @@ def check_memory(
         itemsize=itemsize,
         keeps_activations=keeps_activations,
         checkpointing=checkpointing,
+        num_targets=num_targets,
     )
     if wanted < _SMALL:
         return
@@ -101,7 +107,17 @@ def available_bytes(device: torch.device) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu" or not _MEMINFO.exists():
         return None
-    for line in _MEMINFO.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
+    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
+    of_machine = next((int(line[1]) * 1024 for line in lines if line[0] == "MemAvailable:"), None)
+    found = [each for each in (of_machine, _of_container()) if each is not None]
+    return min(found, default=None)
+
+
+def _of_container() -> int | None:
+    """Return what a control group with a limit can still give."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        taken = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else max(0, int(limit) - taken)

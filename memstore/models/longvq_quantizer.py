@@ -27,6 +27,7 @@ _RESET_BELOW, _NEW_USE = 0.05, 0.1
 _LEAST = 0.01
 # Of codes: a codebook in use like this many equally used ones, or fewer, has collapsed.
 COLLAPSED_BELOW = 1.5
+_USE_DECAY = 0.9  # of the average that says so, a batch
 _EVERY = 7919  # a prime: which keys stand by as centroids changes from batch to batch
 
 
@@ -82,12 +83,14 @@ class KeyQuantizer(nn.Module):
     Attributes:
         codebook: (H, S, K), a parameter if it learns by gradient.
         sums, counts: (H, S, K) and (H, S), moving averages of the keys of each code.
+        in_use: (H,), moving average of how many codes a batch uses (perplexity).
         num_updates: () int64, batches learnt from.
     """
 
     codebook: torch.Tensor
     sums: torch.Tensor
     counts: torch.Tensor
+    in_use: torch.Tensor
     num_updates: torch.Tensor
 
     def __init__(
@@ -113,6 +116,7 @@ class KeyQuantizer(nn.Module):
             self.register_buffer("codebook", drawn)
         self.register_buffer("sums", drawn.clone())
         self.register_buffer("counts", torch.ones(num_heads, num_codes))
+        self.register_buffer("in_use", torch.full((num_heads,), float(num_codes)))
         self.register_buffer("num_updates", torch.tensor(0))
 
     def centroids(self) -> torch.Tensor:
@@ -173,11 +177,14 @@ class KeyQuantizer(nn.Module):
             average = self.counts.mean(1, keepdim=True).expand_as(counts)
             is_rare = (self.counts < _RESET_BELOW * average) & is_sample
             self._place(samples, is_rare, _NEW_USE * average)
+            # Not from the averages: a code that was placed counts there as if it had been used.
+            used = vq_codebook.perplexity(counts)
+            self.in_use.lerp_(used, 1 - _USE_DECAY if self.num_updates > 1 else 1.0)
         self.num_updates += 1
 
     def usage_perplexity(self) -> torch.Tensor:
-        """Return (H,) float32: codes in use over the batches that the averages reach back to."""
-        return vq_codebook.perplexity(self.counts)
+        """Return (H,) float32: codes in use in a batch, the mean over the last ten or so."""
+        return self.in_use
 
     def _place(self, samples: torch.Tensor, is_placed: torch.Tensor, use: torch.Tensor) -> None:
         """Put some centroids where samples are, as if used so often."""

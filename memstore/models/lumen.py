@@ -168,7 +168,7 @@ class Lumen(nn.Module):
         num_frozen_layers = count_frozen_layers(share, checkpoint.num_layers)
         return _from_generator(load_t5(checkpoint), num_frozen_layers).eval()
 
-    def save_pretrained(self, folder: Path, tokenizer_file: Path | None) -> None:
+    def save_pretrained(self, folder: str | Path, tokenizer_file: Path | None) -> None:
         """Write the model, all or nothing, in the dtypes that it has.
 
         Args:
@@ -181,7 +181,7 @@ class Lumen(nn.Module):
             StorageFullError, StorageError: if it cannot be written.
         """
         write_checkpoint(
-            folder,
+            Path(folder),
             kind=KIND,
             config=self.config.to_dict(),
             tensors=collect_weights(self),

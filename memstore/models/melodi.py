@@ -121,7 +121,7 @@ class Melodi(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     @classmethod
-    def from_pretrained(cls, folder: Path) -> Melodi:
+    def from_pretrained(cls, folder: str | Path) -> Melodi:
         """Load what `save_pretrained` wrote; in eval mode, on the CPU.
 
         Raises:
@@ -129,14 +129,14 @@ class Melodi(nn.Module):
             ConfigError: if it is of another kind. FormatVersionError: if it is newer.
             CorruptionError: if it is damaged.
         """
-        values, tensors = read_checkpoint(folder, kind=KIND)
+        values, tensors = read_checkpoint(Path(folder), kind=KIND)
         config = parse_config(values, where=str(folder))
         with torch.device("meta"):
             model = cls(config)
         load_weights(model, tensors, where=str(folder))
         return model.eval()
 
-    def save_pretrained(self, folder: Path, tokenizer: bytes | None = None) -> None:
+    def save_pretrained(self, folder: str | Path, tokenizer: bytes | None = None) -> None:
         """Write the model, all or nothing, in the dtypes that it has.
 
         Args:
@@ -148,7 +148,7 @@ class Melodi(nn.Module):
             StorageFullError, StorageError: if it cannot be written.
         """
         write_checkpoint(
-            folder,
+            Path(folder),
             kind=KIND,
             config=self.config.to_dict(),
             tensors=collect_weights(self),

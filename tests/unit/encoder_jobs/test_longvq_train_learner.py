@@ -186,7 +186,7 @@ def test_a_collapsed_codebook_is_told() -> None:
         "collapsed_codebooks": [],
     }
 
-    quantizers(learner)[1].counts[0] = torch.tensor([1.0, 0, 0, 0, 0, 0, 0])
+    quantizers(learner)[1].in_use[0] = 1.0
 
     assert learner.code_figures() == {
         "code_perplexity": pytest.approx((7 + 7 + 1 + 7) / 4),

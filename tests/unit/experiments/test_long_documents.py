@@ -89,9 +89,10 @@ def test_a_run_reads_whole_documents_and_windows(
     assert len(rows) == 3
     assert rows[WHOLE, WHOLE]["training_seconds"] == rows[WHOLE, WINDOWS]["training_seconds"]
     assert rows[WHOLE, WHOLE]["ranks"] != rows[WHOLE, WINDOWS]["ranks"]
-    text = report(log.rows(), {FACTS: SMALL, runs.ARTICLES: Articles(tmp_path)})
+    text = report(log.rows(), {FACTS: SMALL})
     assert text.count(f"| {WHOLE} | {WINDOWS} |") == 1
     assert "at 2-3" in text
+    assert "can be right in 16.7 %" in text
     assert report([], {}) == "Nothing has been run yet."
 
 
@@ -121,6 +122,16 @@ def test_an_article_is_its_paragraphs(tmp_path: Path) -> None:
     (document,) = test.documents
     assert document.text == "The lamp is blue . It burns oil ."
     assert [document.text[each.place :].split()[0] for each in test.questions] == ["blue", "oil"]
+    file = tmp_path / "xquad" / "xquad.en.json"
+    (article,) = json.loads(file.read_text())["data"]
+    file.write_text(json.dumps({"data": [article] * 3}))
+    first, last = (joined := Articles(tmp_path, joined=2).test()).documents
+    assert first.text == f"{document.text} {document.text}"
+    assert last.text == document.text
+    third = joined.questions[3]
+    assert (third.document_id, third.source) == (first.document_id, "1")
+    assert first.text[third.place :].split()[0] == "oil"
+    assert first.text[: third.place].count("oil") == 1
 
 
 def test_what_is_asked_of_running_text_is_taken_out_of_it() -> None:

@@ -220,8 +220,7 @@ def test_a_collapsed_codebook_is_reported() -> None:
     model = make_model()
     assert model.collapsed_codebooks() == []
 
-    quantizer = model.blocks[1].quantizer
-    quantizer.counts[1] = torch.tensor([50.0] + [1e-3] * 6)
+    model.blocks[1].quantizer.in_use[1] = 1.2
 
     assert model.collapsed_codebooks() == [(1, 1)]
     assert model.usage_perplexity().shape == (2, 2)

@@ -9,7 +9,7 @@ import torch
 
 from memstore.errors import ShapeError
 from memstore.models.longvq_config import KeyGradient
-from memstore.models.longvq_quantizer import KeyQuantizer, check_finite
+from memstore.models.longvq_quantizer import COLLAPSED_BELOW, KeyQuantizer, check_finite
 
 
 def make_quantizer(**changes: Any) -> KeyQuantizer:
@@ -94,6 +94,18 @@ def test_a_code_that_is_not_used_is_put_where_a_key_is() -> None:
 
     assert float(quantizer.codebook.abs().max()) < 20
     assert (quantizer.usage_perplexity() > 2.9).all()
+
+
+def test_keys_that_are_all_alike_have_one_code() -> None:
+    """Codes are put where they are again and again, but none of them tells keys apart."""
+    quantizer = make_quantizer()
+    keys = make_keys()
+    keys[:, 1] = keys[0, 1, 0]
+    for _ in range(60):
+        learn(quantizer, keys)
+    several, one = quantizer.usage_perplexity().tolist()
+    assert several > 2.9
+    assert one < COLLAPSED_BELOW
 
 
 def test_padding_teaches_nothing() -> None:
