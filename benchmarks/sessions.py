@@ -87,7 +87,7 @@ _PAPER = Shape(
     config=MelodiConfig(vocab_size=32_128),
     dtype=torch.bfloat16,
     compression=8,
-    calls=1,
+    calls=4,
 )
 
 
@@ -295,8 +295,8 @@ def _times(
     short, window = made.text(_SHORT_APPEND), made.text(made.shape.config.window)
     files = sorted((made.folder / folder / "read").iterdir())
 
-    def resume(_: int) -> None:
-        made.open(folder, codec).state("read")
+    def resume(_: int, session_id: str = "read") -> None:
+        made.open(folder, codec).state(session_id)
 
     seconds = measure(
         {
@@ -304,6 +304,7 @@ def _times(
             "append of a window, storage alone": lambda _: next(growing),
             "figures of a session": lambda _: store.info("read"),
             "resume": resume,
+            "resume, after appends": partial(resume, session_id="storage"),
         },
         rounds=rounds,
         calls=calls,

@@ -81,6 +81,7 @@ _RUNS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (READING, AS_TRAINED, (MEMORY_VQ,)),
     (READING, ADAPTED, (MEMORY_VQ,)),
     (RANKING, AS_TRAINED, (MEMORY_VQ,)),
+    (READING, JOINT, tuple(each for each in _of(*_MAIN) if each not in JOINT_ARMS)),
     (ALIGNMENT, ALIGNMENT, (ALIGNED, NOT_ALIGNED)),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -266,6 +267,36 @@ def test_bad_input_is_refused() -> None:
         make_model(is_causal=False).initial_state(2)
 
 
+def test_ids_beyond_the_vocabulary_are_refused() -> None:
+    """Under the mask they are nothing."""
+    model = make_model()
+    tokens = make_tokens(6)
+    vocab_size = model.config.vocab_size
+    for wrong in (-1, vocab_size):
+        changed = tokens.clone()
+        changed[0, 2] = wrong
+        with pytest.raises(ShapeError, match=f"wanted 0 to {vocab_size - 1}"):
+            model(changed)
+        mask = torch.ones_like(tokens, dtype=torch.bool)
+        mask[0, 2] = False
+        assert torch.equal(model(changed, mask).hidden, model(tokens, mask).hidden)
+
+
+def test_a_container_with_a_limit_has_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the machine has; without a limit, it has that."""
+    monkeypatch.setattr("memstore.models.longvq_memory._CGROUP", tmp_path)
+    of_machine = available_bytes(torch.device("cpu"))
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    free = available_bytes(torch.device("cpu"))
+    assert (free is None) == (of_machine is None)
+    assert free is None or free > 2**20
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert available_bytes(torch.device("cpu")) in (None, 2000)
+
+
 def test_a_text_longer_than_memory_allows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is computed, with the bytes it would take and what to do."""
     monkeypatch.setattr("memstore.models.longvq_memory.available_bytes", lambda device: 2**30)
@@ -286,6 +317,8 @@ def test_estimates_follow_the_length() -> None:
     kept = estimate_bytes(config, 2, 1000)
     assert estimate_bytes(config, 2, 1000, checkpointing=True) < kept
     assert estimate_bytes(config, 2, 1000, keeps_activations=False) < kept / 2
+    logits = 4 * 2000 * config.vocab_size
+    assert estimate_bytes(config, 2, 1000, num_targets=2000) >= kept + 3 * logits
     available = available_bytes(torch.device("cpu"))
     assert available is None or available > 2**20
 
