@@ -5,7 +5,7 @@ training.json     the spec: options, and digests of what they name
 examples/         the questions as token ids, and their passages: looked up once
 checkpoints/      the last two
 metrics.jsonl     one row a step
-encoder/ codec/   what `memstore encode --encoder … --codec …` takes
+encoder/ codec/   what `memstore encode --encoder … --codec …` takes, where training made new ones
 reader/           the model, pinned to both; written last: a run that has it is finished
 ```
 """

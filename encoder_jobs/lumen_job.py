@@ -27,7 +27,8 @@ from memstore.codec import ProductCodec
 from memstore.encoders import read_identity
 from memstore.encoders.sources import resolve_source
 from memstore.errors import NotFoundError, StorageError
-from memstore.models.checkpoints import TOKENIZER_FILE
+from memstore.models.checkpoints import TOKENIZER_FILE, checkpoint_kind
+from memstore.models.lumen import Lumen
 from memstore.service import Store, open_store
 
 
@@ -36,7 +37,8 @@ class TrainReport:
     """What came of a run.
 
     Attributes:
-        reader, encoder, codec: folders; `codec` is empty without a quantizer.
+        reader, encoder, codec: folders; `encoder` is empty if memories are still those of the
+            encoder that the source has or was pinned to, `codec` without a quantizer.
         encoder_id, codec_id: what the reader is pinned to; `codec_id` is empty without one.
         live_fraction: of the encoder; `memstore encode` wants the same.
         steps: that were made, over all runs.
@@ -207,7 +209,9 @@ def _describe(row: Row) -> str:
 
 
 def _export(folder: RunFolder) -> None:
-    """Write encoder, codec and reader from the last checkpoint; the reader last."""
+    """Write encoder (if it is a new one), codec and reader from the last checkpoint; the reader
+    last.
+    """
     options = folder.spec().options
     model = load_model(options)
     train, _ = folder.examples()
@@ -219,15 +223,31 @@ def _export(folder: RunFolder) -> None:
     for path in (folder.encoder, folder.codec):  # of a run that was cut off here
         shutil.rmtree(path, ignore_errors=True)
     tokenizer_file = resolve_source(options.source) / TOKENIZER_FILE
-    model.export_encoder(folder.encoder, tokenizer_file)
+    encoder_id = _kept_encoder(options, model)
+    if not encoder_id:
+        model.export_encoder(folder.encoder, tokenizer_file)
+        made = options.encoder(str(folder.encoder), str(model.config.live_fraction))
+        encoder_id = read_identity(made).id
     codec_id = ""
     if quantizer is not None:
         codec = quantizer.to_codec()
         codec.save(folder.codec)
         codec_id = codec.id
-    encoder = options.encoder(str(folder.encoder), str(model.config.live_fraction))
-    model.config = replace(model.config, encoder_id=read_identity(encoder).id, codec_id=codec_id)
+    model.config = replace(model.config, encoder_id=encoder_id, codec_id=codec_id)
     model.save_pretrained(folder.reader, tokenizer_file)
+
+
+def _kept_encoder(options: TrainOptions, model: Lumen) -> str:
+    """Return the id of the encoder whose memories the trained model reads as it did before; empty:
+    they are other ones, or nothing says which.
+    """
+    if options.trains_memory_encoder:
+        return ""
+    if model.config.encoder_id:  # of a reader, and not if it is cut anew
+        return model.config.encoder_id
+    if checkpoint_kind(resolve_source(options.source)) is not None:
+        return ""
+    return read_identity(options.encoder(options.source, str(model.config.live_fraction))).id
 
 
 def _report(folder: RunFolder, *, already_done: bool, seconds: float) -> TrainReport:
@@ -235,7 +255,7 @@ def _report(folder: RunFolder, *, already_done: bool, seconds: float) -> TrainRe
     last = folder.metrics.last() or {}
     return TrainReport(
         reader=str(folder.reader),
-        encoder=str(folder.encoder),
+        encoder=str(folder.encoder) if folder.encoder.exists() else "",
         codec=str(folder.codec) if config.codec_id else "",
         encoder_id=config.encoder_id,
         codec_id=config.codec_id,

@@ -233,7 +233,10 @@ class Lumen(nn.Module):
         weights = move_cut(
             collect_weights(self), old=old, new=new, num_layers=self.config.num_layers
         )
-        model = _build(replace(self.config, num_frozen_layers=new, encoder_id="", codec_id=""))
+        config = replace(self.config, num_frozen_layers=new)
+        if new != old:  # these are other memories than it was trained on
+            config = replace(config, encoder_id="", codec_id="")
+        model = _build(config)
         load_weights(model, weights, where="live_fraction")
         return model.train(self.training)
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from encoder_jobs.runners import RayRunner
 from encoder_jobs.training_folder import Metrics
@@ -107,6 +109,28 @@ def test_the_codec_alone_is_learnt_post_hoc(
 
     assert posthoc["encoder_id"] == lumen["encoder_id"]
     assert posthoc["codec_id"] != ""
+
+
+def test_one_store_serves_all_readers_of_a_frozen_encoder(
+    cli: Callable[..., Done], train: Train, t5: Path, questions: Path, tmp_path: Path
+) -> None:
+    """Encoded once by the T5 itself: it is nobody's business that readers were trained since."""
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", make_records(6))
+    frozen = "--freeze", "memory-encoder"
+    lumen = train("lumen", t5, questions, tmp_path / "lumen").json()
+    vq = train("lumen-vq", lumen["reader"], questions, tmp_path / "vq", *QUANTIZER, *frozen).json()
+
+    made = encode(cli, corpus, tmp_path / "store", t5, "--codec", vq["codec"])
+
+    assert lumen["encoder"] == vq["encoder"] == ""
+    assert lumen["encoder_id"] == vq["encoder_id"] == made.encoder_id
+    store = open_store(tmp_path / "store")
+    for reader in (lumen["reader"], vq["reader"]):
+        (answer,) = LumenReader.from_pretrained(reader, store, top_k=2).answer(["cold sea"])
+        assert len(answer.passages) == 2
+    weights = [load_file(Path(each, "model.safetensors")) for each in (lumen["reader"], t5)]
+    name = "memory_encoder.block.0.layer.0.SelfAttention.q.weight"
+    assert torch.equal(weights[0][name], weights[1]["encoder." + name.partition(".")[2]])
 
 
 def test_the_same_command_does_nothing_more(
