@@ -27,7 +27,6 @@ from memstore.sessions.opened import Opened
 from memstore.sessions.record import Header, Piece, Record, descend, format_time, parse_time
 from memstore.sessions.versions import Versions, check_session_id
 
-_READS = 3
 _log = logging.getLogger(__name__)
 
 
@@ -109,9 +108,10 @@ class Archive:
             SessionNotFoundError: if there is none, or no longer.
             CommitConflictError: if it is not at the version that is expected.
             ModelMismatchError, CodecMismatchError: if another made it.
+            CorruptionError: if a part of it is missing.
         """
-        missing: NotFoundError | None = None
-        for _ in range(_READS):
+        failed = ""
+        while True:
             record = self.find(session_id)
             _check_version(record.header, expected_version)
             self._check_make(record.header)
@@ -120,15 +120,18 @@ class Archive:
                 return opened
             try:
                 opened = Opened(record.header, record.num_bytes, self._load(record))
-            except NotFoundError as err:  # another process went on, and deleted what it was made of
-                missing = err
+            except NotFoundError as err:
+                if record.header.commit_id == failed:
+                    raise CorruptionError(
+                        f"session {session_id!r}: {err}; restore it from a copy, or remove the "
+                        "session",
+                        session=session_id,
+                    ) from err
+                # Perhaps another process went on meanwhile, and deleted what it was made of.
+                failed = record.header.commit_id
                 continue
             self._cache.put(opened)
             return opened
-        raise CorruptionError(
-            f"session {session_id!r}: {missing}; restore it from a copy, or remove the session",
-            session=session_id,
-        )
 
     def begin(
         self, session_id: str, content: Content, ttl_s: float | None, forked_from: str

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memstore.errors import CorruptionError
 from memstore.sessions import SessionModel, SessionStore
 from memstore.sessions.content import EMPTY, Window, plan_pieces
 from memstore.sessions.record import Piece
@@ -129,3 +130,17 @@ def test_a_fork_is_one_object(store: SessionStore, open_store: OpenStore, root: 
 
     assert len(list((root / "t").iterdir())) == 1
     assert open_store().windows("t") == wanted
+
+
+def test_a_part_that_is_missing_is_corruption(long_model: SessionModel, root: Path) -> None:
+    """And not waited for: the version that is made of it is still the newest."""
+    store = SessionStore(PosixStore(root), long_model)
+    store.create("s")
+    store.append("s", make_text(100 * WINDOW + 1))
+    store.append("s", make_text(WINDOW))
+    first, *_ = parts = sorted((root / "s").glob("*.session"))
+    assert len(parts) > 1
+    first.unlink()
+
+    with pytest.raises(CorruptionError, match="or remove the session"):
+        SessionStore(PosixStore(root), long_model).state("s")
