@@ -22,8 +22,10 @@ _PAIRS = [
     for kind in ("", "token, ")
     for rate in (8, 16, 32, 64)
 ] + [
-    ("joint 16x", "joint 16x, K=4096"),
-    ("joint 64x", "joint 64x, K=4096"),
+    ("joint 16x, K=4096", "joint 16x"),
+    ("joint 64x, K=4096", "joint 64x"),
+    ("joint 16x, commitment 0.25", "joint 16x"),
+    ("joint 16x, no resets", "joint 16x"),
     ("token, joint 16x", "joint 16x"),
     ("joint 16x", "joint 16x, encoder frozen"),
     ("uncompressed", "uncompressed, encoder frozen"),
