@@ -118,7 +118,8 @@ class Learner:
         torch.manual_seed(step_seed(options.seed, step, rank()))
         self._set_training(True)
         loss = torch.zeros((), device=self.device)
-        quantizations: list[VQOutput] = []
+        perplexities: list[torch.Tensor] = []
+        num_resets = 0
         for at in range(0, len(own), options.micro_batch):
             batch = self._collate(own[at : at + options.micro_batch])
             with torch.set_grad_enabled(self.optimizer is not None):
@@ -127,9 +128,15 @@ class Learner:
             if self.optimizer is not None:
                 share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
-            quantizations += [quantized] if quantized else []
+            if quantized is not None:  # of which the rest is as large as the memories
+                perplexities.append(quantized.perplexity)
+                num_resets += quantized.num_resets
         sum_over_ranks(loss)
-        return self._update(float(loss), quantizations)
+        grad_norm = 0.0
+        if self.optimizer is not None:
+            grad_norm = update(self.optimizer, self._trained, float(loss))
+        perplexity = float(torch.stack(perplexities).mean()) if perplexities else None
+        return StepResult(float(loss), grad_norm, perplexity, num_resets)
 
     def carried(self) -> Mapping[str, torch.Tensor]:
         """Return nothing: a step depends on the weights and on its number."""
@@ -169,16 +176,6 @@ class Learner:
             memories = torch.zeros_like(memories).index_put((mask,), restored)
         none = memories.new_zeros(1, *memories.shape[1:])  # row N, of a passage that is not there
         return torch.cat([memories, none])[batch.rows], _with_none(mask)[batch.rows], quantized
-
-    def _update(self, loss: float, quantizations: Sequence[VQOutput]) -> StepResult:
-        grad_norm = 0.0
-        if self.optimizer is not None:
-            grad_norm = update(self.optimizer, self._trained, loss)
-        perplexity = None
-        if quantizations:
-            perplexity = float(torch.stack([each.perplexity for each in quantizations]).mean())
-        num_resets = sum(each.num_resets for each in quantizations)
-        return StepResult(loss, grad_norm, perplexity, num_resets)
 
     @torch.no_grad()
     def _start_codebook(self, quantizer: ProductVQ) -> None:
