@@ -1,5 +1,5 @@
-"""Adds `memstore encode`, `memstore job …`, `memstore train …` and some of `memstore codec …`.
-Import-light: the work is imported when a command runs.
+"""Adds `memstore encode`, `memstore job …`, `memstore train …`, and to `memstore codec …` and
+`memstore session …` what reads a corpus. Import-light: the work is imported when a command runs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from encoder_jobs import codec_cli, train_cli
+from encoder_jobs import codec_cli, session_cli, train_cli
 from encoder_jobs.cli_options import (
     CorpusArgument,
     EncoderOption,
@@ -46,6 +46,7 @@ def register(app: typer.Typer) -> None:
     group.command()(show)
     app.add_typer(group, name="job")
     codec_cli.register(app)
+    session_cli.register(app)
     train_cli.register(app)
 
 

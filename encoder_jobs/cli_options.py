@@ -1,4 +1,4 @@
-"""Options that several commands have: which encoder, how a corpus is read, where the work runs."""
+"""What several commands have: options such as which encoder, and the groups they belong to."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ IdFieldOption = Annotated[
 TextFieldOption = Annotated[str | None, typer.Option(help="Field of the text.")]
 TitleFieldOption = Annotated[str | None, typer.Option(help="Field of the title.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def library_group(app: typer.Typer, name: str) -> typer.Typer:
+    """Return a group of commands that the library made, to add others to."""
+    group = next(info.typer_instance for info in app.registered_groups if info.name == name)
+    if group is None:
+        raise AssertionError("the library's commands are registered first")
+    return group

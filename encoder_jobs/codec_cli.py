@@ -21,6 +21,7 @@ from encoder_jobs.cli_options import (
     TextFieldOption,
     TitleFieldOption,
     WindowTokensOption,
+    library_group,
 )
 from memstore.cli.codec import GROUP, SampleArgument, print_codec
 from memstore.cli.render import Output
@@ -44,9 +45,7 @@ class PredictorKind(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the group that the library made."""
-    group = next(info.typer_instance for info in app.registered_groups if info.name == GROUP)
-    if group is None:
-        raise AssertionError("the library's commands are registered first")
+    group = library_group(app, GROUP)
     group.command()(sample)
     group.command()(train)
 

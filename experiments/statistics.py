@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_RESAMPLES = 4_000
-_TAIL = 0.025
+RESAMPLES = 4_000
+TAIL = 0.025
 # Quantile 0.975 of Student's t by number of seeds; that of many more is hardly below the last.
 _STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
@@ -60,13 +60,13 @@ def mean(sums: np.ndarray, counts: np.ndarray) -> Interval:
     # Items with equal outcomes are one pattern: drawing all items is one draw of its multinomial.
     patterns, found = np.unique(np.concatenate([sums, counts]).T, axis=0, return_counts=True)
     rng = np.random.default_rng(0)
-    drawn = rng.multinomial(num_items, found / num_items, size=_RESAMPLES)  # (R, patterns)
-    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=_RESAMPLES)
-    totals = (drawn @ patterns).reshape(_RESAMPLES, 2, num_seeds)
+    drawn = rng.multinomial(num_items, found / num_items, size=RESAMPLES)  # (R, patterns)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES)
+    totals = (drawn @ patterns).reshape(RESAMPLES, 2, num_seeds)
     of_sums, of_counts = (totals * seeds[:, None]).sum(axis=2).T
     # A group may be of few items: a draw without any says nothing.
     means = of_sums[of_counts > 0] / of_counts[of_counts > 0]
-    lower, upper = np.quantile(means, [_TAIL, 1 - _TAIL])
+    lower, upper = np.quantile(means, [TAIL, 1 - TAIL])
     found = Interval(float(sums.sum() / counts.sum()), float(lower), float(upper))
     is_tested = counts.any(axis=1)
     return widened(found, sums[is_tested].sum(axis=1) / counts[is_tested].sum(axis=1))

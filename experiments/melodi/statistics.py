@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from experiments.statistics import Interval, widened
-
-_RESAMPLES = 4_000
-_TAIL = 0.025
+from experiments.statistics import RESAMPLES, TAIL, Interval, widened
 
 
 def perplexity(sums: np.ndarray, counts: np.ndarray) -> Interval:
@@ -47,13 +44,13 @@ def _exponential(sums: np.ndarray, counts: np.ndarray, less: float) -> Interval:
     num_seeds, num_documents = sums.shape
     rng = np.random.default_rng(0)
     even = np.full(num_documents, 1 / num_documents)
-    documents = rng.multinomial(num_documents, even, size=_RESAMPLES)  # (R, N)
-    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=_RESAMPLES)
+    documents = rng.multinomial(num_documents, even, size=RESAMPLES)  # (R, N)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=RESAMPLES)
     totals = ((documents @ sums.T) * seeds).sum(axis=1) / num_seeds
     # A column may hold few documents: a draw without any says nothing.
     drawn = documents @ counts
     means = totals[drawn > 0] / drawn[drawn > 0]
-    lower, upper = np.quantile(means, [_TAIL, 1 - _TAIL])
+    lower, upper = np.quantile(means, [TAIL, 1 - TAIL])
     by_seed = sums.sum(axis=1) / counts.sum()
     found = widened(Interval(float(by_seed.mean()), float(lower), float(upper)), by_seed)
     bounds = np.exp([found.value, found.lower, found.upper]) - less

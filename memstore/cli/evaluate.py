@@ -23,7 +23,8 @@ from memstore.cli.render import Output, print_json, print_table
 from memstore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from memstore.evaluation import RetrievalReport, Score
+    from memstore.evaluation import Prediction, Question, RetrievalReport, Score
+    from memstore.types import MemorySource
 
 _COLUMNS = ("measure", "mean", "low", "high")
 
@@ -153,23 +154,19 @@ def reading(
     """
     from memstore import evaluation
 
-    if (predictions is None) == (reader is None):
-        raise ConfigError("give one of PREDICTIONS and --reader PATH, with --store or --server")
     questions = evaluation.read_questions(answers)
-    if reader is None:
-        assert predictions is not None  # noqa: S101 - one of the two is there
+    if predictions is not None:
+        if reader or store or server or predictions_file:
+            raise ConfigError(
+                "PREDICTIONS are there already; --reader, --store, --server and "
+                "--predictions-file are for a reader that is asked"
+            )
         found = evaluation.read_predictions(predictions)
-    else:
-        if predictions_file is not None:
-            evaluation.check_run_file(predictions_file)
-        from memstore.readers import LumenReader
-
+    elif reader is not None:
         source = open_source(store, server, token_file)
-        mounted = LumenReader.from_pretrained(reader, source, collection=collection, top_k=top_k)
-        with typer.progressbar(length=len(questions), label="questions", file=sys.stderr) as bar:
-            found = evaluation.ask_reader(mounted, questions, progress=bar.update)
-        if predictions_file is not None:
-            evaluation.write_predictions(predictions_file, found)
+        found = _ask(reader, source, questions, predictions_file, collection, top_k)
+    else:
+        raise ConfigError("give one of PREDICTIONS and --reader PATH, with --store or --server")
     report = evaluation.score_answers(questions, found)
     figures = {"num_questions": report.num_questions, "num_missing": report.num_missing}
     if output is Output.JSON:
@@ -179,6 +176,28 @@ def reading(
     typer.echo(
         f"{report.num_questions:,} questions; {report.num_missing:,} without a prediction", err=True
     )
+
+
+def _ask(
+    reader: str,
+    source: MemorySource,
+    questions: Sequence[Question],
+    predictions_file: Path | None,
+    collection: str,
+    top_k: int,
+) -> dict[str, Prediction]:
+    """Let a reader answer; what it says is written before it is scored."""
+    from memstore import evaluation
+    from memstore.readers import LumenReader
+
+    if predictions_file is not None:
+        evaluation.check_run_file(predictions_file)
+    mounted = LumenReader.from_pretrained(reader, source, collection=collection, top_k=top_k)
+    with typer.progressbar(length=len(questions), label="questions", file=sys.stderr) as bar:
+        found = evaluation.ask_reader(mounted, questions, progress=bar.update)
+    if predictions_file is not None:
+        evaluation.write_predictions(predictions_file, found)
+    return found
 
 
 def _figures(report: RetrievalReport) -> dict[str, object]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from memstore.client.sessions import SessionClient
     from memstore.sessions import SessionInfo, SessionStore, SessionWindow
 
+GROUP = "session"
 _LISTED = ("session_id", "version", "updated_at", "expires_at", "num_tokens", "num_windows",
            "num_bytes")  # fmt: skip
 _WINDOW = ("number", "text")
@@ -49,7 +50,7 @@ def register(app: typer.Typer) -> None:
     )
     for command in (new, append, generate, show, search, fork, ls, rm, expire):
         group.command()(command)
-    app.add_typer(group, name="session")
+    app.add_typer(group, name=GROUP)
 
 
 def new(

@@ -200,14 +200,19 @@ class SessionModel:
         return "".join(parts), content
 
     @torch.no_grad()
-    def entries(self, text: str) -> np.ndarray:
+    def entries(self, text: str, *, max_windows: int | None = None) -> np.ndarray:
         """Return what a stream leaves in the queue, window by window, (N, D) float32.
+
+        Args:
+            text: the stream.
+            max_windows: that are read of it; None: all.
 
         Raises:
             InvalidInputError: if the text holds no token, or is no Unicode.
         """
         ids, rows = self.tokenize(text).ids, self.row_format(None)
-        whole = len(ids) // self.config.window * self.config.window
+        num_windows = min(len(ids) // self.config.window, max_windows or len(ids))
+        whole = num_windows * self.config.window
         parts = [rows.unpack(np.empty((0, rows.row_bytes), np.uint8))]
         for _, packed in self._read(ids[:whole], self._start(), rows):
             parts.append(rows.unpack(packed.reshape(-1, rows.row_bytes)))

@@ -73,7 +73,7 @@ class CodecRows:
             wants = "token ids" if codec.needs_token_ids else f"vectors of width {codec.dim}"
             raise CodecMismatchError(
                 f"codec {codec.id[:16]}… wants {wants}; the queue's entries are of width {dim} and "
-                "no token's: train one with train_queue_codec",
+                "no token's: train one on a sample of them (memstore session sample)",
                 codec=codec.id,
             )
         self._codec, self._dtype = codec, dtype

@@ -326,4 +326,6 @@ def test_a_reader_is_evaluated_by_a_command(
     assert run(["eval", "reading", str(gold), str(said), "--output", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == report
     assert run([*command, *mounted, str(said)]) == 2
+    assert "PREDICTIONS are there already" in capsys.readouterr().err
+    assert run(command) == 2
     assert "give one of PREDICTIONS and --reader" in capsys.readouterr().err

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from memstore.cli.main import run
-from memstore.sessions import SessionModel, open_sessions, train_queue_codec
+from memstore.codec import ProductCodec
+from memstore.codec.sample import read_sample
+from memstore.sessions import SessionModel, open_sessions, sample_queue
 from tests.tiny_sessions import make_text, save_model
 
 
@@ -142,15 +145,64 @@ def test_what_is_meant_must_be_clear(
 def test_a_folder_can_keep_queues_in_a_codec(
     session: Callable[..., Done], model: Path, tmp_path: Path
 ) -> None:
-    """Named each time; without it, the memory is refused."""
-    codec = train_queue_codec(
-        SessionModel.from_pretrained(model), [make_text(2000)], num_subspaces=4, codebook_size=16
-    )
-    codec.save(tmp_path / "codec")
-    assert (
-        session("new", "s", "--codec", tmp_path / "codec", "--output", "json").json["codec_id"]
-        == codec.id
-    )
-    assert session("append", "s", "--text", "sea", "--codec", tmp_path / "codec").code == 0
+    """Trained on a sample of a corpus, named each time; without it, the memory is refused."""
+    entries, folder = tmp_path / "entries.safetensors", tmp_path / "codec"
+    _write_corpus(tmp_path / "corpus.jsonl", [1000, 400])
+    taken = session("sample", tmp_path / "corpus.jsonl", where=_sampling(model, entries, 100))
+    assert taken.code == 0, taken.err
+    shape = ("--subspaces", "4", "--codebook-size", "16", "--rotation", "pca", "--quiet")
+    assert run(["codec", "train", str(entries), "--output", str(folder), *shape]) == 0
+    codec = ProductCodec.load(folder)
+    created = session("new", "s", "--codec", folder, "--output", "json")
+    assert json.loads(created.out[created.out.index("{") :])["codec_id"] == codec.id
+    assert session("append", "s", "--text", "sea", "--codec", folder).code == 0
     assert session("append", "s", "--text", "sea").code == 4
     assert open_sessions(tmp_path / "sessions", model).info("s").num_tokens == 1
+
+
+def test_a_sample_is_of_all_documents_alike(
+    session: Callable[..., Done], model: Path, tmp_path: Path
+) -> None:
+    """Of each its first windows; a short one gives what it has, one without a window nothing."""
+    _write_corpus(tmp_path / "corpus.jsonl", [200, 12, 3, 200])
+    done = session("sample", tmp_path / "corpus.jsonl", where=_sampling(model, tmp_path / "s", 40))
+    assert done.code == 0, done.err
+    sample = read_sample(tmp_path / "s")
+    opened = SessionModel.from_pretrained(model)
+    per_window = opened.config.num_long_tokens
+    share = -(-40 // (4 * per_window))
+    assert sample.offsets is not None
+    assert sample.offsets.tolist() == [
+        0,
+        share * per_window,
+        (share + 1) * per_window,
+        (2 * share + 1) * per_window,
+    ]
+    whole = sample_queue(opened, [make_text(200, seed=0)])
+    np.testing.assert_array_equal(sample.vectors[: share * per_window], whole[: share * per_window])
+
+
+def test_sampling_refuses_what_leaves_nothing(
+    session: Callable[..., Done], model: Path, tmp_path: Path
+) -> None:
+    """Documents shorter than a window, none wanted, or a file that is there."""
+    corpus, output = tmp_path / "corpus.jsonl", tmp_path / "s"
+    _write_corpus(corpus, [3])
+    short = session("sample", corpus, where=_sampling(model, output, 40))
+    assert short.code == 2
+    assert "1 documents that leave nothing" in short.err
+    none = session("sample", corpus, where=_sampling(model, output, 0))
+    assert none.code == 2
+    assert "entries: got 0, wanted 1 or more" in none.err
+    output.touch()
+    assert session("sample", corpus, where=_sampling(model, output, 40)).code == 4
+
+
+def _write_corpus(path: Path, num_words: list[int]) -> None:
+    texts = [make_text(count, seed=seed) for seed, count in enumerate(num_words)]
+    lines = [json.dumps({"id": str(n), "text": text}) for n, text in enumerate(texts)]
+    path.write_text("\n".join(lines))
+
+
+def _sampling(model: Path, output: Path, entries: int) -> tuple[object, ...]:
+    return ("--model", model, "--output", output, "--entries", entries, "--quiet")
