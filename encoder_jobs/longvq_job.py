@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from encoder_jobs.checkpointing import Checkpoint
 from encoder_jobs.longvq_learner import Learner, cut
 from encoder_jobs.longvq_options import LongVQOptions
 from encoder_jobs.longvq_pieces import MASKED_SHARE
@@ -17,7 +18,7 @@ from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_loop import OnStep, Row
 from encoder_jobs.training_text import BYTES, TextInputs, open_tokenizer
-from encoder_jobs.training_text_folder import TextFolder
+from encoder_jobs.training_text_folder import TextFolder, TextSpec
 from encoder_jobs.training_text_job import (
     TextReport,
     common_figures,
@@ -108,7 +109,7 @@ def train_longvq(
         options,
         run_steps=run_steps,
         check=check,
-        build=LongVQ,
+        rebuild=_rebuild,
         describe=describe,
         ray=ray,
         num_workers=num_workers,
@@ -150,6 +151,12 @@ def describe(row: Row) -> str:
 def name_codebooks(codebooks: list[list[int]]) -> str:
     """Return codebooks, given by layer and head, in words."""
     return ", ".join(f"layer {layer} head {head}" for layer, head in codebooks)
+
+
+def _rebuild(spec: TextSpec[LongVQConfig, LongVQOptions], checkpoint: Checkpoint) -> LongVQ:
+    model = LongVQ(spec.model)
+    checkpoint.load_parts({"model": model})
+    return model
 
 
 def _validate(learner: Learner) -> Row:

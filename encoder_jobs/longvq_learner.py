@@ -23,7 +23,7 @@ from encoder_jobs.longvq_scoring import Validation, score_pieces
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_schedule import StepResult, finish_step
 from encoder_jobs.training_steps import autocast, in_shuffled_epochs, rank, step_seed
-from memstore.errors import ShapeError
+from memstore.errors import NotFiniteError
 from memstore.models.longvq import LongVQ
 from memstore.models.longvq_config import LongVQConfig
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
@@ -103,9 +103,7 @@ class Learner:
             batch = stack(own[at : at + self._options.micro_batch], self.device)
             try:
                 loss += self._learn_from(batch, batch.num_targets / num_tokens)
-            except ShapeError as err:
-                if "NaN" not in err.message:
-                    raise
+            except NotFiniteError:
                 # At once: other processes may be far from here, and end with this one.
                 self.optimizer.zero_grad(set_to_none=True)
                 return StepResult(math.nan, math.nan, self._options.rate(step), num_tokens)
@@ -123,7 +121,7 @@ class Learner:
         """Score the held-out documents; None if there are none. Every process calls this.
 
         Raises:
-            ShapeError: if the model gives what is not finite.
+            NotFiniteError: if the model gives such values.
         """
         if self._validation is None:
             return None

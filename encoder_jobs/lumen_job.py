@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,18 +14,18 @@ import torch
 from encoder_jobs.lumen_data import Examples, prepare_examples
 from encoder_jobs.lumen_folder import RunFolder, TrainSpec
 from encoder_jobs.lumen_learner import load_model, make_quantizer
-from encoder_jobs.lumen_options import TrainOptions, absolute
+from encoder_jobs.lumen_options import TrainOptions
 from encoder_jobs.lumen_questions import Text, find_passages, read_lines
 from encoder_jobs.lumen_tokens import ModelTokens
 from encoder_jobs.lumen_training import run_steps, tokens_of
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.training_loop import Row
 from encoder_jobs.training_options import check_shared
+from encoder_jobs.training_sources import absolute, checkpoint_digest, file_digest
 from encoder_jobs.training_workers import open_workers, run_training
 from memstore.codec import ProductCodec
 from memstore.encoders import read_identity
 from memstore.encoders.sources import resolve_source
-from memstore.errors import NotFoundError, StorageError
 from memstore.models.checkpoints import TOKENIZER_FILE, checkpoint_kind
 from memstore.models.lumen import Lumen
 from memstore.service import Store, open_store
@@ -142,15 +141,12 @@ def train_lumen(
 
 def _make_spec(inputs: TrainInputs, options: TrainOptions, num_workers: int) -> TrainSpec:
     check_shared(options.batch_size, num_workers)
-    source = resolve_source(options.source)
-    files = [*sorted(source.glob("*.safetensors")), source / "config.json"]
-    digests = [_sha256(file) for file in (*files, source / TOKENIZER_FILE) if file.is_file()]
     return TrainSpec(
         options=options,
-        source_sha256=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        source_sha256=checkpoint_digest(resolve_source(options.source)),
         codec_id=ProductCodec.load(options.codec).id if options.codec else "",
-        questions_sha256=_sha256(inputs.questions),
-        validation_sha256=_sha256(inputs.validation) if inputs.validation else "",
+        questions_sha256=file_digest(inputs.questions),
+        validation_sha256=file_digest(inputs.validation) if inputs.validation else "",
         store=absolute(str(inputs.store)) if inputs.store else "",
         collection=inputs.collection if inputs.store else "",
         num_workers=num_workers,
@@ -267,13 +263,3 @@ def _report(folder: RunFolder, *, already_done: bool, seconds: float) -> TrainRe
         already_done=already_done,
         seconds=seconds,
     )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as err:
-        raise NotFoundError(f"{path}: no such file", object=path) from err
-    except OSError as err:
-        raise StorageError(f"{path}: cannot be read: {err}", object=path) from err

@@ -23,7 +23,11 @@ from encoder_jobs.options import DEFAULT_CODEC_SAMPLE_TOKENS
 from encoder_jobs.training_steps import autocast, is_finite, rank, step_seed, update
 from memstore.codec import ProductCodec, choose_layout
 from memstore.encoders.batching import pad
-from memstore.errors import ConfigError, ShapeError, TrainingDivergedError
+from memstore.errors import (
+    ConfigError,
+    NotFiniteError,
+    TrainingDivergedError,
+)
 from memstore.models.lumen import Lumen
 from memstore.models.vq import DECAY, ProductVQ, VQOutput
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
@@ -157,9 +161,7 @@ class Learner:
         with self._autocast():
             try:
                 memories, mask, quantized = self._remember(batch)
-            except ShapeError as err:
-                if "NaN" not in err.message:  # else the quantizer refused them, in all processes
-                    raise
+            except NotFiniteError:  # the quantizer refused them, in all processes
                 return torch.full((), math.nan, device=self.device, requires_grad=True), None
             questions = batch.question_ids, batch.question_mask
             return self.model(*questions, memories, mask, batch.labels).loss, quantized
@@ -193,7 +195,7 @@ class Learner:
         together = torch.cat([torch.zeros((0, dim), device=self.device), *memories])
         try:
             quantizer.initialize(together, seed=self._options.seed)
-        except ShapeError as err:
+        except NotFiniteError as err:
             raise TrainingDivergedError(
                 f"before step 1: {err.message}; the model that training starts from makes them: "
                 "start from another, or with --precision float32"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from encoder_jobs.training_options import OPTIMIZERS, PRECISIONS, check_options
@@ -127,11 +126,3 @@ class TrainOptions:
             raise ConfigError(
                 f"training option {given[1]}: a codec to start from has its own; give one of both"
             )
-
-
-def absolute(source: str) -> str:
-    """Return the absolute path of a folder, which a worker may look for from elsewhere; names and
-    hub ids as they are.
-    """
-    folder = Path(source).expanduser()
-    return str(folder.absolute()) if source and folder.is_dir() else source

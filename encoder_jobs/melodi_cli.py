@@ -38,6 +38,7 @@ from encoder_jobs.training_cli_options import (
     show_run,
 )
 from memstore.cli.render import Output
+from memstore.errors import ConfigError
 
 
 class Architecture(StrEnum):
@@ -49,6 +50,10 @@ class Architecture(StrEnum):
     BLOCK_RECURRENT = "block-recurrent"
 
 
+_SHAPE = (
+    *("tokenizer", "architecture", "dim", "layers", "heads", "window", "short_tokens"),
+    *("long_tokens", "queue_windows", "dropout"),
+)
 _MODEL = ("dim", "num_layers", "num_heads", "window", "queue_windows", "dropout")
 
 
@@ -58,10 +63,21 @@ def register(group: typer.Typer) -> None:
 
 
 def melodi(
+    context: typer.Context,
     corpus: CorpusArgument,
     output: FolderOption,
     validation: HeldOutFileOption = None,
     held_out: HeldOutOption = 0.05,
+    source: Annotated[
+        str, typer.Option(help="Model to go on from, with its shape and tokenizer; none: no model.")
+    ] = "",
+    codec: Annotated[
+        str,
+        typer.Option(
+            help="Codec that the queue is kept in, and that learns with the model; see memstore "
+            "session sample."
+        ),
+    ] = "",
     tokenizer: TokenizerOption = "bytes",
     layout: LayoutOption = "auto",
     id_field: IdFieldOption = None,
@@ -108,7 +124,7 @@ def melodi(
     quiet: QuietOption = False,
     report: ReportOption = Output.TABLE,
 ) -> None:
-    """Train a language model with memory for streams longer than its window, from nothing.
+    """Train a language model with memory for streams longer than its window.
 
     Documents are read from start to end, many side by side; none sees another. Killed at any point,
     the same command goes on after its last checkpoint.
@@ -118,6 +134,7 @@ def melodi(
 
 def _train(given: dict[str, Any]) -> None:
     """Run what the command was given, by the names of its parameters."""
+    _check_source(given.pop("context"), given["source"])
     from encoder_jobs.melodi_job import train_melodi
     from encoder_jobs.melodi_options import MelodiOptions
     from encoder_jobs.training_text import TextInputs
@@ -126,7 +143,7 @@ def _train(given: dict[str, Any]) -> None:
     inputs = TextInputs(**{name: given.pop(name) for name in TEXT_INPUTS})
     given["num_layers"], given["num_heads"] = given.pop("layers"), given.pop("heads")
     short_tokens = given.pop("short_tokens")
-    model = melodi_config.MelodiConfig(
+    shape = melodi_config.MelodiConfig(
         vocab_size=1,  # the tokenizer's, which is not open yet
         architecture=melodi_config.Architecture(given.pop("architecture").value),
         ffn_dim=4 * given["dim"],
@@ -141,12 +158,29 @@ def _train(given: dict[str, Any]) -> None:
     options = MelodiOptions(**given)
     show_run(
         lambda display: train_melodi(
-            inputs, output, model, options, ray=ray, num_workers=workers, display=display
+            inputs,
+            output,
+            None if options.source else shape,
+            options,
+            ray=ray,
+            num_workers=workers,
+            display=display,
         ).to_dict(),
         quiet=quiet,
         report=report,
         in_words=_in_words,
     )
+
+
+def _check_source(context: typer.Context, source: str) -> None:
+    """Refuse to be told of a source what it has."""
+    told = [
+        f"--{name.replace('_', '-')}"
+        for name in _SHAPE
+        if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
+    if source and told:
+        raise ConfigError(f"{', '.join(told)}: the model of --source has its own; leave it out")
 
 
 def _in_words(report: dict[str, Any]) -> dict[str, Any]:

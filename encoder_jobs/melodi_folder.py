@@ -10,7 +10,10 @@ from memstore.models.melodi_config import MelodiConfig, parse_config
 
 
 class MelodiFolder(TextFolder[MelodiConfig, MelodiOptions]):
-    """The files of one run; the validation is perplexity by position in the document."""
+    """The files of one run; the validation is perplexity by position in the document. The codec
+    that the queue learnt with is in `codec/`.
+    """
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, "melodi", parse_config, MelodiOptions.from_dict)
+        self.codec = root / "codec"

@@ -8,6 +8,8 @@ Source: MELODI (arXiv 2410.03156).
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from encoder_jobs.checkpointing import Checkpoint, Parts, trained_parameters
@@ -19,8 +21,11 @@ from encoder_jobs.training_options import refused
 from encoder_jobs.training_schedule import StepResult, finish_step
 from encoder_jobs.training_steps import autocast, in_shuffled_epochs, rank, step_seed
 from encoder_jobs.training_text import check_documents
+from memstore.codec import ProductCodec
+from memstore.errors import ConfigError, NotFiniteError
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
+from memstore.models.vq import ProductVQ
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
 
 _CPU = torch.device("cpu")
@@ -30,7 +35,7 @@ class Learner:
     """Model, optimizer, and streams with what the model remembers of them.
 
     Args:
-        config: of the model; weights are drawn by the options' seed.
+        config: of the model; weights are drawn by the options' seed, or are those of its source.
         options: how to train it.
         documents: what on: token ids, two or more of each, and a document or more for each stream.
         validation: held-out ones; None: none.
@@ -38,7 +43,8 @@ class Learner:
         checkpoint: where to go on; None: at the beginning.
 
     Raises:
-        ConfigError: as `open_streams`.
+        ConfigError: as `open_streams` and `load_model`; or if processes would not share
+            micro-batches evenly, where the codec learns from those of all.
         CorruptionError: if the checkpoint is of another model.
 
     Attributes:
@@ -62,7 +68,7 @@ class Learner:
         self._streams = open_streams(config, options, documents)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(options.seed, 0, 0))
-            self.model = Melodi(config)
+            self.model = load_model(config, options)
         self.parts: Parts = {"model": self.model}
         if checkpoint is not None:
             checkpoint.load_parts(self.parts)
@@ -72,6 +78,9 @@ class Learner:
         starts = range(0, options.batch_size, options.micro_batch)
         ends = (min(at + options.micro_batch, options.batch_size) for at in starts)
         self._rows = [range(*each) for each in zip(starts, ends, strict=True)]
+        if options.codec and len(self._rows) % num_ranks():
+            wanted = f"a size that gives each of {num_ranks()} workers as many, as --codec needs"
+            raise refused("micro_batch", options.micro_batch, wanted)
         self._states = {
             number: self.model.initial_state(len(self._rows[number]))
             for number in range(rank(), len(self._rows), num_ranks())
@@ -94,7 +103,12 @@ class Learner:
             part = segment.part(self._rows[number])
             tokens, targets, starts = part.to(self.device)
             with autocast(self._options.precision, self.device):
-                output = self.model(tokens, state.reset(starts), targets)
+                try:
+                    output = self.model(tokens, state.reset(starts), targets)
+                except NotFiniteError:  # the codec refused them, in all processes
+                    self.optimizer.zero_grad(set_to_none=True)
+                    rate, num_tokens = self._options.rate(step), segment.num_targets
+                    return StepResult(math.nan, math.nan, rate, num_tokens)
             # A token counts alike, whatever micro-batch and process it comes to.
             share = output.loss * (part.num_targets / segment.num_targets)
             share.backward()
@@ -142,6 +156,22 @@ class Learner:
             self._states[number] = loaded.to(self.device)
 
 
+def load_model(config: MelodiConfig, options: MelodiOptions) -> Melodi:
+    """Return the model as it is before its first step, with a quantizer if there is a codec.
+
+    Raises:
+        ConfigError, NotFoundError, CorruptionError: if source or codec is not there, or is none, or
+            the source is of another shape.
+        CodecMismatchError: if the codec is for other vectors.
+    """
+    model = Melodi.from_pretrained(options.source) if options.source else Melodi(config)
+    if model.config != config:
+        raise ConfigError(f"{options.source}: is {model.config}, wanted {config}")
+    if options.codec:
+        model.quantize_queue(ProductVQ.from_codec(ProductCodec.load(options.codec)))
+    return model
+
+
 def open_streams(config: MelodiConfig, options: MelodiOptions, documents: Ragged) -> Streams:
     """Return the streams that training reads.
 
@@ -153,8 +183,8 @@ def open_streams(config: MelodiConfig, options: MelodiOptions, documents: Ragged
         raise refused(
             "batch_size",
             options.batch_size,
-            f"at most {len(documents)}, the documents to train on: each stream reads another; cut "
-            "long texts into several documents, or",
+            f"at most {len(documents)}, the documents to train on, as each stream reads another; "
+            "or cut long texts into several documents",
         )
     return Streams(
         documents,

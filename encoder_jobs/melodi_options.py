@@ -21,6 +21,9 @@ class MelodiOptions(ScheduledOptions):
         optimizer: `"adamw"` (decay 0.9 and 0.95) or `"adafactor"` (momentum 0.9, decay 0.8,
             parameter scaling), neither with weight decay. The highest rate is 0.001 of AdamW, 0.01
             of Adafactor, which multiplies it by the size of each weight.
+        source: folder of the model to start from; empty: random weights.
+        codec: folder of the codec that the queue is kept in; it learns with the model. Empty:
+            entries as they are.
 
     Raises:
         ConfigError: if a value is out of range.
@@ -30,6 +33,8 @@ class MelodiOptions(ScheduledOptions):
 
     segment_windows: int = 8
     optimizer: str = "adamw"
+    source: str = ""
+    codec: str = ""
 
     def __post_init__(self) -> None:
         ScheduledOptions.__post_init__(self)

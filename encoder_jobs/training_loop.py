@@ -16,7 +16,7 @@ import torch
 from encoder_jobs.checkpointing import Checkpoint, Parts
 from encoder_jobs.training_folder import TrainingFolder
 from encoder_jobs.training_steps import rank
-from memstore.errors import ShapeError, TrainingDivergedError
+from memstore.errors import NotFiniteError, TrainingDivergedError
 
 Row = Mapping[str, Any]
 OnStep = Callable[[int, Row], object]
@@ -135,7 +135,7 @@ def make_steps(
             if validate is not None and _is_due(step, plan.validate_every, plan):
                 try:
                     row |= validate(learner)
-                except ShapeError as err:  # of a model that gives nothing rather than NaN
+                except NotFiniteError as err:
                     raise _diverged(folder, step, "held-out values of NaN or infinity") from err
             if writes:
                 folder.metrics.append(row)

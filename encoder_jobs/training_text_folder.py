@@ -25,6 +25,7 @@ from memstore.models.checkpoints import TOKENIZER_FILE, read_checkpoint, write_c
 
 _TOKENS_KIND = "tokens"
 _VALIDATION_FILE = "validation.json"
+_PATHS = ("source", "codec")  # known by their digests: a folder may move
 
 
 class ModelConfig(Protocol):
@@ -51,6 +52,8 @@ class TextSpec(Generic[ConfigT, OptionsT]):
             empty if there is no such corpus.
         held_out: share of the corpus that is held out, if there is none.
         num_workers: processes that share a batch.
+        source_sha256: digest of the model that training starts from; empty: random weights.
+        codec_id: of the codec that it starts with; empty: none.
     """
 
     model: ConfigT
@@ -60,6 +63,8 @@ class TextSpec(Generic[ConfigT, OptionsT]):
     validation_sha256: str
     held_out: float
     num_workers: int
+    source_sha256: str = ""
+    codec_id: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as JSON values."""
@@ -69,7 +74,7 @@ class TextSpec(Generic[ConfigT, OptionsT]):
         """Return all that decides the weights, in one layer."""
         fields = self.to_dict()
         fields |= fields.pop("model") | fields.pop("options")
-        return fields
+        return {name: value for name, value in fields.items() if name not in _PATHS}
 
 
 class TextFolder(TrainingFolder[TextSpec[ConfigT, OptionsT]]):

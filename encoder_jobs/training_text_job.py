@@ -70,13 +70,15 @@ def train_on_text(
     *,
     run_steps: RunSteps[TextFolder[ConfigT, OptionsT]],
     check: Callable[[ConfigT, OptionsT, Ragged], object],
-    build: Callable[[ConfigT], Melodi | LongVQ],
+    rebuild: Callable[[TextSpec[ConfigT, OptionsT], Checkpoint], Melodi | LongVQ],
     describe: Callable[[Row], str],
     ray: str,
     num_workers: int,
     display: ProgressDisplay,
+    source_sha256: str = "",
+    codec_id: str = "",
 ) -> bool:
-    """Train a model from random weights, and write it into the folder.
+    """Train a model, and write it into the folder.
 
     Args:
         folder: of the run; the same call goes on with one that was cut off.
@@ -86,12 +88,14 @@ def train_on_text(
         options: how it is trained.
         run_steps: makes the steps that a folder lacks; a function of a module.
         check: refuses documents that cannot be trained on.
-        build: makes the model of a config.
+        rebuild: makes the model of the last checkpoint; what else is to be kept of it, it writes.
         describe: as of `run_training`.
         ray: `"none"` (this process), `"local"` (Ray on this machine), or a running cluster's
             address.
         num_workers: processes on Ray; 0: one a GPU, or one a machine.
         display: is told of the progress.
+        source_sha256: as of `TextSpec`.
+        codec_id: as of `TextSpec`.
 
     Returns:
         True if nothing was left to do.
@@ -117,11 +121,15 @@ def train_on_text(
             validation_sha256=_digest(held_out, inputs) if held_out else "",
             held_out=0.0 if held_out else inputs.held_out,
             num_workers=num_processes,
+            source_sha256=source_sha256,
+            codec_id=codec_id,
         )
         folder.check(spec)
         if folder.is_finished:
             return True
-        if not folder.has_documents:
+        if folder.has_documents:
+            folder.put_spec(spec)  # what it starts from is where this run finds it
+        else:
             _prepare(folder, spec, corpus, held_out, tokenizer, check, display)
         run_training(
             folder,
@@ -132,7 +140,7 @@ def train_on_text(
             display=display,
             describe=describe,
         )
-    _export(folder, spec, build)
+    _export(folder, spec, rebuild)
     return False
 
 
@@ -209,14 +217,13 @@ def _prepare(
 def _export(
     folder: TextFolder[ConfigT, OptionsT],
     spec: TextSpec[ConfigT, OptionsT],
-    build: Callable[[ConfigT], Melodi | LongVQ],
+    rebuild: Callable[[TextSpec[ConfigT, OptionsT], Checkpoint], Melodi | LongVQ],
 ) -> None:
     """Write the figures of the last validation, then the model of the last checkpoint."""
     last = folder.metrics.last() or {}
     if "validation" in last:
         folder.put_validation(last["step"], last["validation"])
-    model = build(spec.model)
-    folder.checkpoints.read(spec.options.steps).load_parts({"model": model})
+    model = rebuild(spec, folder.checkpoints.read(spec.options.steps))
     model.save_pretrained(folder.model, folder.tokenizer())
 
 

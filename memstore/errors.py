@@ -4,6 +4,7 @@
 MemstoreError
 ├── InvalidInputError (ValueError)      mend the request
 │   ├── ShapeError                      an array's shape, dtype or values
+│   │   └── NotFiniteError              what a model computes: NaN or infinity
 │   ├── ConfigError                     an option, setting, name or filter
 │   └── DuplicateIdError                the same id twice in one input
 ├── NotFoundError (LookupError)         ask for something else
@@ -84,6 +85,7 @@ class ErrorCode(StrEnum):
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     MODEL_MISMATCH = "MODEL_MISMATCH"
     TRAINING_DIVERGED = "TRAINING_DIVERGED"
+    NOT_FINITE = "NOT_FINITE"
 
 
 class MemstoreError(Exception):
@@ -130,6 +132,12 @@ class ShapeError(InvalidInputError):
     """An array has the wrong shape, dtype, order, or values that are not finite."""
 
     code = ErrorCode.SHAPE
+
+
+class NotFiniteError(ShapeError):
+    """A model computed NaN or infinity, and learnt nothing from it."""
+
+    code = ErrorCode.NOT_FINITE
 
 
 class ConfigError(InvalidInputError):

@@ -7,13 +7,10 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
 
 from encoder_jobs.ragged import Ragged
 from memstore.codec import ProductCodec
 from memstore.models.melodi import Melodi
-from memstore.models.melodi_layers import TokenMixer
-from memstore.models.melodi_stack import MelodiLayer, MelodiStack
 from memstore.models.melodi_state import MelodiState, StreamState
 from memstore.models.vq import ProductVQ
 
@@ -21,43 +18,17 @@ _BFLOAT16_BYTES = 2
 _CODEBOOK_SIZE = 256
 
 
-class CodedEntries(nn.Module):
-    """Makes entries of a window as the mixer does, and gives them back decoded from their codes.
-
-    In training the codebook follows the entries, and gradients pass as if nothing were lost.
-
-    Args:
-        mixer: makes the entries.
-        bottleneck: quantizes them.
-    """
-
-    def __init__(self, mixer: TokenMixer, bottleneck: ProductVQ) -> None:
-        super().__init__()
-        self.mixer, self.bottleneck = mixer, bottleneck
-
-    def forward(self, tokens: torch.Tensor, summary: torch.Tensor) -> torch.Tensor:
-        """Mix (B, W, D) and (B, U, D) into (B, L, D)."""
-        entries: torch.Tensor = self.mixer(tokens, summary)
-        quantized: torch.Tensor = self.bottleneck(entries.flatten(0, 1)).quantized
-        return quantized.reshape(entries.shape)
-
-
 def compress_queue(model: Melodi, codec: ProductCodec, *, decay: float) -> ProductVQ:
     """Put a codec where a model writes its queue, and return it as a layer that can learn.
-
-    What is read of the queue within a segment is decoded too. In eval mode the entries have the
-    bits of `codec.decode(codec.encode(entries))`.
 
     Args:
         model: MELODI with a queue; it is changed.
         codec: of its entries.
         decay: of the moving averages that move the codebook in training.
     """
-    layer = long_layer(model)
-    bottleneck = ProductVQ.from_codec(codec, decay=decay).to(model.embedding.weight.device)
-    # The layer calls it, and asks nothing else of it.
-    layer.to_long = cast(TokenMixer, CodedEntries(cast(TokenMixer, layer.to_long), bottleneck))
-    return bottleneck.train(model.training)
+    quantizer = ProductVQ.from_codec(codec, decay=decay).to(model.embedding.weight.device)
+    model.quantize_queue(quantizer)
+    return quantizer.train(model.training)
 
 
 def fit_codec(entries: np.ndarray, rate: int, seed: int) -> ProductCodec:
@@ -115,12 +86,3 @@ def empty_queue(state: StreamState) -> StreamState:
     if not isinstance(state, MelodiState):
         raise TypeError(f"got {type(state).__name__}, wanted MelodiState: the others have no queue")
     return replace(state, queue=torch.zeros_like(state.queue))
-
-
-def long_layer(model: Melodi) -> MelodiLayer:
-    """Return the layer that writes the queue."""
-    stack = model.stack
-    if not isinstance(stack, MelodiStack) or stack.long_index < 0:
-        raise ValueError("the model has no queue of its own entries")
-    layer = stack.layers[stack.long_index]
-    return cast(MelodiLayer, layer)

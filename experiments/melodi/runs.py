@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from experiments.melodi.queues import (
     compress_queue,
     empty_queue,
     fit_codec,
-    long_layer,
     relative_error,
     sample_entries,
 )
@@ -37,6 +36,7 @@ from memstore.codec import ProductCodec
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
 from memstore.models.melodi_memory import Convention, memory_floats
+from memstore.models.vq import ProductVQ
 
 _TRAINING = "training.json"
 _CODEC, _MODEL = "codec", "model"
@@ -176,9 +176,8 @@ class Workshop:
             start.config, options, self.documents[0], device=self.device, prepare=prepare
         )
         if codec is not None:
-            coded: Any = long_layer(model).to_long
-            coded.bottleneck.eval().to_codec("float32").save(folder / _CODEC)
-            long_layer(model).to_long = coded.mixer
+            quantizer = cast(ProductVQ, model.quantize_queue(None))
+            quantizer.to_codec("float32").save(folder / _CODEC)
         return model, losses
 
     def _entries(self, model: Melodi, task: Task, seed: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from memstore.errors import ShapeError
+from memstore.errors import NotFiniteError, ShapeError
 from memstore.models.checkpoints import (
     TOKENIZER_FILE,
     collect_weights,
@@ -134,7 +134,8 @@ class LongVQ(nn.Module):
 
         Raises:
             ShapeError: if tokens, mask or state do not fit together, a token is none of the
-                vocabulary's (looked at on the CPU), or a value is not finite.
+                vocabulary's (looked at on the CPU).
+            NotFiniteError: if a value is not.
             ConfigError: if the text is longer than memory allows (the size is named), or the model
                 cannot read a text in parts.
         """
@@ -295,7 +296,7 @@ def _check_hidden(hidden: torch.Tensor) -> None:
     is_bad = ~torch.isfinite(hidden.detach()).flatten(1).all(dim=1)
     if bool(is_bad.any()):
         row = int(is_bad.nonzero()[0])
-        raise ShapeError(
+        raise NotFiniteError(
             f"row {row}: the model gives NaN or infinity; nothing was learnt from this batch; "
             "lower the learning rate or clip gradients, and go on from a checkpoint",
             row=row,

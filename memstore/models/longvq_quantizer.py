@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed, nn
 
-from memstore.errors import ShapeError
+from memstore.errors import NotFiniteError
 from memstore.models import vq_codebook
 from memstore.models.longvq_config import KeyGradient
 
@@ -239,14 +239,14 @@ def check_finite(uses: list[CodeUse]) -> None:
     """Refuse a batch of which some keys are NaN or infinite.
 
     Raises:
-        ShapeError: naming the first layer, in all processes alike.
+        NotFiniteError: naming the first layer, in all processes alike.
     """
     if not uses:
         return
     is_bad = torch.stack([(~torch.isfinite(each.sums)).any() for each in uses]).long()
     vq_codebook.sum_over_ranks(is_bad)
     if bool(is_bad.any()):
-        raise ShapeError(
+        raise NotFiniteError(
             f"keys of layer {int(is_bad.argmax())}: NaN or infinity; nothing was learnt from this "
             "batch; lower the learning rate or clip gradients, and go on from a checkpoint"
         )

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from memstore.errors import ShapeError
+from memstore.errors import ConfigError, ShapeError
 from memstore.models.checkpoints import (
     TOKENIZER_FILE,
     collect_weights,
@@ -36,6 +36,7 @@ from memstore.models.melodi_config import Architecture, MelodiConfig, parse_conf
 from memstore.models.melodi_layers import Block, LayerMemory, make_norm
 from memstore.models.melodi_stack import MelodiStack
 from memstore.models.melodi_state import StreamState, check_state, initial_state
+from memstore.models.vq import ProductVQ
 
 KIND = "melodi"
 _IGNORED = -100
@@ -144,14 +145,17 @@ class Melodi(nn.Module):
             tokenizer: content of the `tokenizer.json` that belongs to it; None: none.
 
         Raises:
-            ConfigError: if the folder holds something.
+            ConfigError: if the folder holds something, or the queue is quantized.
             StorageFullError, StorageError: if it cannot be written.
         """
+        tensors = collect_weights(self)
+        if any(".quantizer." in name for name in tensors):
+            raise ConfigError("model.quantize_queue(None) first: its quantizer is saved as a codec")
         write_checkpoint(
             Path(folder),
             kind=KIND,
             config=self.config.to_dict(),
-            tensors=collect_weights(self),
+            tensors=tensors,
             files={} if tokenizer is None else {TOKENIZER_FILE: tokenizer},
         )
 
@@ -159,6 +163,30 @@ class Melodi(nn.Module):
         """Return the state at the start of `batch_size` texts, where and in what the model is."""
         weight = self.embedding.weight
         return initial_state(self.config, batch_size, device=weight.device, dtype=weight.dtype)
+
+    def quantize_queue(self, quantizer: ProductVQ | None) -> ProductVQ | None:
+        """Let the queue hold what codes of its entries decode to, from here on.
+
+        In eval mode entries have the bits of the codec's `decode(encode(entries))`. In training
+        mode the codebook follows the entries of each window, and gradients pass as if nothing were
+        lost. A model is saved without it: take it off first, by None.
+
+        Args:
+            quantizer: where the model is; from a codec without a predictor. None: entries as they
+                are.
+
+        Returns:
+            The one that was there before.
+
+        Raises:
+            ConfigError: if the model keeps no queue.
+            CodecMismatchError: if the quantizer is of another width, or wants token ids.
+        """
+        if not isinstance(self.stack, MelodiStack):
+            raise ConfigError(
+                f"only MELODI's queue is of entries of its own; got {self.config.architecture}"
+            )
+        return self.stack.quantize_queue(quantizer)
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from memstore.errors import CodecMismatchError, ConfigError
 from memstore.models.melodi_config import MelodiConfig
 from memstore.models.melodi_layers import (
     Block,
@@ -25,6 +26,7 @@ from memstore.models.melodi_layers import (
     push,
 )
 from memstore.models.melodi_state import MelodiState
+from memstore.models.vq import ProductVQ
 
 
 class MelodiLayer(nn.Module):
@@ -38,6 +40,7 @@ class MelodiLayer(nn.Module):
         to_summary: for the next layer; None: the summary as it is.
         to_short: for the next window; None: the summary as it is, or no short-term memory.
         to_long: for the queue; None: not this layer.
+        quantizer: puts decoded codes in the place of what goes into the queue; None: nothing does.
     """
 
     def __init__(self, config: MelodiConfig, *, is_long: bool) -> None:
@@ -52,6 +55,7 @@ class MelodiLayer(nn.Module):
         self.to_summary: TokenMixer | None = None
         self.to_short: TokenMixer | None = None
         self.to_long: TokenMixer | None = None
+        self.quantizer: ProductVQ | None = None
         if config.has_branching and self.has_short:
             if num_summary:
                 self.to_summary = TokenMixer(num_mixed, num_summary, config.dim, has_residual=True)
@@ -81,6 +85,14 @@ class MelodiLayer(nn.Module):
         if self.to_short is not None:
             mixed = self.to_short(tokens, summary)
         return mixed
+
+    def next_long(self, tokens: torch.Tensor, summary: torch.Tensor) -> torch.Tensor:
+        """Return what the window leaves in the queue, (B, L, D)."""
+        assert self.to_long is not None  # noqa: S101 - the layer of the queue
+        entries: torch.Tensor = self.to_long(tokens, summary)
+        if self.quantizer is not None:
+            entries = self.quantizer(entries.flatten(0, 1)).quantized.reshape(entries.shape)
+        return entries
 
 
 class MelodiStack(nn.Module):
@@ -145,14 +157,30 @@ class MelodiStack(nn.Module):
                 read, _ = layer.block.extend(read, memory, biases[index])
                 own, summary = layer.split(read)
                 shorts[index] = layer.next_short(own, summary).to(state.short.dtype)
-                if layer.to_long is not None and far is not None:
-                    increment = layer.to_long(own, summary).to(queue.dtype)
+                if index == self.long_index and far is not None:
+                    increment = layer.next_long(own, summary).to(queue.dtype)
                     queue = push(queue, increment, dim=1)
                     far = far.push(layer.block.heads.remember(increment))
                 read = layer.next_layer(own, summary)
             outputs.append(own)
             position = position + window
         return torch.cat(outputs, dim=1), MelodiState(position, torch.stack(shorts), queue)
+
+    def quantize_queue(self, quantizer: ProductVQ | None) -> ProductVQ | None:
+        """See `Melodi.quantize_queue`."""
+        if self.long_index < 0:
+            raise ConfigError("the model keeps no queue (num_long_tokens = 0) to quantize")
+        if quantizer is not None:
+            stages, dim = quantizer.stages, self.config.dim
+            if stages.dim != dim or stages.has_predictor:
+                wants = "token ids" if stages.has_predictor else f"vectors of width {stages.dim}"
+                raise CodecMismatchError(
+                    f"quantizer: wants {wants}; the queue's entries are of width {dim} and no "
+                    "token's: take a codec trained on a sample of them (memstore session sample)"
+                )
+        layer = self._layers()[self.long_index]
+        before, layer.quantizer = layer.quantizer, quantizer
+        return before
 
     def _layers(self) -> list[MelodiLayer]:
         return [layer for layer in self.layers if isinstance(layer, MelodiLayer)]

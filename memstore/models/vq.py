@@ -25,7 +25,7 @@ from memstore.codec import ProductCodec, arguments
 from memstore.codec.kernels.gpu_stages import float32_products
 from memstore.codec.predictor import TokenPredictor
 from memstore.codec.rotation import Rotation
-from memstore.errors import ConfigError, ShapeError
+from memstore.errors import ConfigError, NotFiniteError, ShapeError
 from memstore.models import vq_codebook
 from memstore.models.vq_stages import Stages
 
@@ -218,8 +218,9 @@ class ProductVQ(nn.Module):
                 `offsets[i]:offsets[i + 1]`; None: one passage.
 
         Raises:
-            ShapeError: if they are not such tensors, or a value is not finite (the first such row
-                is named; in training, all processes of a group raise). Nothing has changed then.
+            ShapeError: if they are not such tensors. Nothing has changed then.
+            NotFiniteError: if a value is not; the first such row is named; in training, all
+                processes of a group raise. Nothing has changed then.
             ConfigError: if there is no codebook yet.
         """
         self._check_started()
@@ -273,7 +274,7 @@ class ProductVQ(nn.Module):
         if int(num_bad):
             rows = torch.nonzero(is_bad)[:, 0].tolist()
             where = f"row {rows[0]} holds" if rows else "those of another process hold"
-            raise ShapeError(
+            raise NotFiniteError(
                 f"memories: {where} NaN or infinity; nothing was learnt from them",
                 **({"row": rows[0]} if rows else {}),
             )

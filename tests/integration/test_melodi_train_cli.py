@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -17,9 +18,11 @@ from tokenizers import Tokenizer
 from encoder_jobs import melodi_cli
 from encoder_jobs.runners import RayRunner
 from encoder_jobs.training_folder import Metrics
+from memstore.codec import ProductCodec
 from memstore.models.checkpoints import read_checkpoint
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import Architecture
+from memstore.sessions import open_sessions
 from tests.integration.conftest import Done
 
 TINY = [
@@ -117,6 +120,65 @@ def test_a_baseline_is_trained_by_the_same_command(train: Train, tmp_path: Path)
     assert report["num_documents"] == 4
     assert report["num_tokens"] == 4 * 80
     assert sum(each["num_tokens"] for each in report["validation_by_position"]) == 4 * 79
+
+
+def test_a_model_learns_on_with_its_queue_in_codes(
+    cli: Callable[..., Done], train: Train, texts: Path, tmp_path: Path
+) -> None:
+    """Sampled, a codec trained, both trained on, and sessions kept with what came of it."""
+    model = train(texts, tmp_path / "plain", "--dropout", 0).json()["model"]
+    entries, begun, run = tmp_path / "entries", tmp_path / "codec", tmp_path / "coded"
+    shape = "--subspaces", 4, "--codebook-size", 16
+    assert cli("session", "sample", texts, "--model", model, "--output", entries).code == 0
+    assert cli("codec", "train", entries, "--output", begun, *shape).code == 0
+    options = "--output", run, "--batch-size", 4, "--segment-windows", 2, "--report", "json"
+    command = "train", "melodi", texts, "--source", model, "--codec", begun, *options
+    done = cli(*command, "--steps", 4)
+
+    assert done.code == 0, done.err
+    report = done.json()
+    assert cli(*command, "--steps", 4).json()["already_done"]
+    assert Melodi.from_pretrained(report["model"]).config == Melodi.from_pretrained(model).config
+    codecs = [ProductCodec.load(Path(each)) for each in (begun, report["codec"])]
+    assert codecs[0].id != codecs[1].id
+    sessions = open_sessions(str(tmp_path / "sessions"), report["model"], codec=report["codec"])
+    sessions.create("s")
+    assert sessions.append("s", "the ship of storm " * 5).codec_id == codecs[1].id
+    assert sessions.search("s", "storm", top_k=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--source", "MODEL", "--dim", 16], 2, "--dim: the model of --source has its own"),
+        (["--source", "./nowhere"], 3, "nowhere"),
+        (["--source", "MODEL", "--codec", "./nowhere"], 3, "nowhere"),
+        (["--source", "MODEL", "--codec", "WIDE"], 4, "the queue's entries are of width 16"),
+        (["--long-tokens", 0, "--codec", "WIDE"], 2, "keeps no queue"),
+        (["--architecture", "transformer-xl", "--codec", "WIDE"], 2, "only MELODI's queue"),
+    ],
+)
+def test_a_source_or_codec_that_does_not_fit_is_refused(
+    cli: Callable[..., Done],
+    train: Train,
+    texts: Path,
+    tmp_path: Path,
+    options: list[Any],
+    code: int,
+    said: str,
+) -> None:
+    """Before any step, and without a folder."""
+    model = train(texts, tmp_path / "plain", "--steps", 1).json()["model"]
+    vectors = np.random.default_rng(0).standard_normal((40, 32), np.float32)
+    ProductCodec.train(vectors, num_subspaces=4, codebook_size=16).save(tmp_path / "wide")
+    named = {"MODEL": model, "WIDE": tmp_path / "wide"}
+    given = [named.get(each, each) for each in options]
+    command = "train", "melodi", texts, "--output", tmp_path / "run", "--batch-size", 4
+    done = cli(*command, *given)
+
+    assert done.code == code, done.err
+    assert said in done.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_killed_run_ends_with_the_same_weights(train: Train, texts: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from encoder_jobs.lumen_options import TrainOptions, absolute
+from encoder_jobs.lumen_options import TrainOptions
+from encoder_jobs.training_sources import absolute
 from memstore.errors import ConfigError
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from encoder_jobs import melodi_learner
 from encoder_jobs.lumen_folder import RunFolder
 from encoder_jobs.lumen_options import TrainOptions
 from encoder_jobs.melodi_folder import MelodiFolder
@@ -18,12 +19,15 @@ from encoder_jobs.melodi_job import run_steps
 from encoder_jobs.melodi_options import MelodiOptions
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_text_folder import TextSpec
+from memstore.codec import ProductCodec
 from memstore.errors import (
     AlreadyExistsError,
+    ConfigError,
     CorruptionError,
     TrainingDivergedError,
 )
-from memstore.models.checkpoints import write_checkpoint
+from memstore.models.checkpoints import collect_weights, write_checkpoint
+from memstore.models.melodi import Melodi
 from tests.cut_runs import CPU, figures, last_tensors, run_until
 from tests.tiny_melodi import VARIANTS, VOCAB, tiny_config
 from tests.tiny_training import make_spec
@@ -100,6 +104,43 @@ def test_a_run_cut_off_anywhere_ends_as_one_that_was_not(
         assert figures(folder) == figures(undisturbed)
     assert [row["step"] for row in figures(undisturbed) if "validation" in row] == [2, 4, 5]
     assert any(name.startswith("carried.1.") for name in wanted)
+
+
+def test_a_run_with_a_codec_goes_on_too(tmp_path: Path) -> None:
+    """From a source, to the bit; the codec learns with the model, and is not a part of it."""
+    start = Melodi(tiny_config(**VARIANTS["melodi"], dropout=0.1))
+    start.save_pretrained(tmp_path / "source", b"{}")
+    entries = np.random.default_rng(0).standard_normal((200, 16), np.float32)
+    ProductCodec.train(entries, num_subspaces=4, codebook_size=16).save(tmp_path / "start")
+    paths = {"source": str(tmp_path / "source"), "codec": str(tmp_path / "start")}
+    changes: dict[str, Any] = {"model": VARIANTS["melodi"], "micro_batch": 1, **paths}
+    undisturbed = start_run(tmp_path / "undisturbed", **changes)
+    run_steps(undisturbed, CPU)
+    wanted = last_tensors(undisturbed)
+
+    folder = start_run(tmp_path / "cut", **changes)
+    run_until(run_steps, folder, 3)
+    run_steps(folder, CPU)
+
+    torch.testing.assert_close(last_tensors(folder), wanted, rtol=0, atol=0)
+    (name,) = (name for name in wanted if name.endswith("quantizer.codebook"))
+    begun = ProductCodec.load(tmp_path / "start").codebook.astype(np.float32)
+    assert not np.array_equal(wanted[name].numpy(), begun)
+    assert not any("quantizer" in each for each in collect_weights(start))
+
+
+def test_a_codec_wants_micro_batches_that_are_shared_evenly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process would wait for ever for what another does not send."""
+    entries = np.random.default_rng(0).standard_normal((200, 16), np.float32)
+    ProductCodec.train(entries, num_subspaces=4, codebook_size=16).save(tmp_path / "codec")
+    folder = start_run(
+        tmp_path / "run", model=VARIANTS["melodi"], micro_batch=1, codec=str(tmp_path / "codec")
+    )
+    monkeypatch.setattr(melodi_learner, "num_ranks", lambda: 2)
+    with pytest.raises(ConfigError, match="micro_batch: got 1, wanted a size that gives each of 2"):
+        run_steps(folder, CPU)
 
 
 def test_what_is_remembered_decides_the_next_step(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ def test_a_compressed_queue_holds_what_the_codec_decodes():
     two = torch.from_numpy(train[0][: 3 * config.window].astype(np.int64))[None]
     coded(two, None, two).loss.backward()
     layer = coded.stack.layers[config.long_index]
-    assert layer.to_long.mixer.mix.weight.grad.abs().sum() > 0
+    assert layer.to_long.mix.weight.grad.abs().sum() > 0
     assert bottleneck.num_updates > 0
 
 

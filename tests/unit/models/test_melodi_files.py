@@ -12,6 +12,7 @@ import torch
 from memstore.errors import ConfigError, CorruptionError, NotFoundError
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import Architecture, parse_config
+from memstore.models.vq import ProductVQ
 from tests.tiny_melodi import VARIANTS, make_model, make_tokens, tiny_config
 
 
@@ -43,6 +44,22 @@ def test_a_model_in_bfloat16_reads_in_bfloat16(tmp_path: Path) -> None:
     dtypes = {each.dtype for each in output.state.to_tensors().values()}
     assert dtypes == {torch.bfloat16, torch.int64}
     assert not (tmp_path / "melodi" / "tokenizer.json").exists()
+
+
+def test_a_quantizer_is_not_saved_with_the_model(tmp_path: Path) -> None:
+    """Refused as long as it is there; without it the queue is as it was before."""
+    model, tokens = make_model(), make_tokens(3)
+    before = model(tokens).state.to_tensors()["queue"]
+    quantizer = ProductVQ(model.config.dim, 2, 4)
+    quantizer.initialize(torch.randn(32, model.config.dim, dtype=before.dtype))
+    assert model.quantize_queue(quantizer.eval()) is None
+
+    assert not torch.equal(model(tokens).state.to_tensors()["queue"], before)
+    with pytest.raises(ConfigError, match="saved as a codec"):
+        model.save_pretrained(tmp_path / "melodi")
+    assert model.quantize_queue(None) is quantizer
+    assert torch.equal(model(tokens).state.to_tensors()["queue"], before)
+    model.save_pretrained(tmp_path / "melodi")
 
 
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
