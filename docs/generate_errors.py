@@ -37,6 +37,7 @@ renamed nor given another meaning; a client that meets an unknown code raises `I
 # By class; a class that is not here has its parent's.
 _ADVICE = {
     "InvalidInputError": "Mend the request; the message says what was wanted.",
+    "NotFiniteError": "In training, lower the rate; of a finished model, look at its weights.",
     "DuplicateIdError": "Give each document one id; the message lists the first ten.",
     "NotFoundError": "Look up what there is, and ask for that.",
     "PassageNotFoundError": "Search for it; it may have been deleted or superseded.",

@@ -84,7 +84,8 @@ def train_longvq(
     folder = LongVQFolder(Path(output).absolute())
     tokenizer = open_tokenizer(inputs.tokenizer)
 
-    def check(config: LongVQConfig, options: LongVQOptions, documents: Ragged) -> None:
+    def check(spec: TextSpec[LongVQConfig, LongVQOptions], documents: Ragged) -> None:
+        config, options = spec.model, spec.options
         pieces = cut(config, options, documents)
         if ray == "none":  # on another machine there may be more
             batch_size = min(options.batch_size, options.micro_batch)

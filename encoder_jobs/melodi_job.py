@@ -13,13 +13,13 @@ import torch
 
 from encoder_jobs.checkpointing import Checkpoint
 from encoder_jobs.melodi_folder import MelodiFolder
-from encoder_jobs.melodi_learner import Learner, load_model, open_streams
+from encoder_jobs.melodi_learner import Learner, check_shares, make_model, open_streams
 from encoder_jobs.melodi_options import MelodiOptions
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_loop import OnStep, Row
 from encoder_jobs.training_sources import absolute, checkpoint_digest
-from encoder_jobs.training_text import TextInputs, open_tokenizer
+from encoder_jobs.training_text import TextInputs, TextTokenizer, open_tokenizer
 from encoder_jobs.training_text_folder import TextFolder, TextSpec
 from encoder_jobs.training_text_job import (
     TextReport,
@@ -29,6 +29,7 @@ from encoder_jobs.training_text_job import (
 )
 from memstore.codec import ProductCodec
 from memstore.errors import ConfigError
+from memstore.models.checkpoints import TOKENIZER_FILE
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
 
@@ -80,10 +81,15 @@ def train_melodi(
         raise ConfigError("training starts from a shape or from a source: give one of them")
     if model is None:
         model = Melodi.from_pretrained(options.source).config
-        tokenizer = open_tokenizer(options.source)
+        tokenizer = _tokenizer_of(options.source, model)
     else:
         tokenizer = open_tokenizer(inputs.tokenizer)
         model = replace(model, vocab_size=tokenizer.vocab_size)
+    if options.codec:
+        with torch.random.fork_rng(devices=[]):
+            make_model(
+                model, options, begins=False
+            )  # refuses what does not fit, before the text is read
     already_done = train_on_text(
         folder,
         inputs,
@@ -119,21 +125,35 @@ def run_steps(
     make_text_steps(folder, device, on_step, learner=Learner, validate=_validate)
 
 
-def _check(config: MelodiConfig, options: MelodiOptions, documents: Ragged) -> None:
+def _tokenizer_of(source: str, model: MelodiConfig) -> TextTokenizer:
+    """Return the tokenizer of a model that is gone on from."""
+    file = Path(source, TOKENIZER_FILE)
+    if not file.is_file():
+        raise ConfigError(f"{source}: no {TOKENIZER_FILE} beside the model; save it with its own")
+    tokenizer = open_tokenizer(str(file))
+    if tokenizer.vocab_size > model.vocab_size:
+        raise ConfigError(
+            f"{file}: {tokenizer.vocab_size} tokens, the model knows {model.vocab_size}; give the "
+            "tokenizer that it was trained with"
+        )
+    return tokenizer
+
+
+def _check(spec: TextSpec[MelodiConfig, MelodiOptions], documents: Ragged) -> None:
     """Refuse what cannot be trained."""
-    open_streams(config, options, documents)
-    load_model(config, options)
+    check_shares(spec.options, spec.num_workers)
+    open_streams(spec.model, spec.options, documents)
 
 
 def _rebuild(
     codec: Path, spec: TextSpec[MelodiConfig, MelodiOptions], checkpoint: Checkpoint
 ) -> Melodi:
     """Return the model; the codec that it learnt with is written."""
-    model = load_model(spec.model, spec.options)
+    model = make_model(spec.model, spec.options, begins=False)
     checkpoint.load_parts({"model": model})
     if spec.codec_id:
         quantizer = model.quantize_queue(None)
-        assert quantizer is not None  # noqa: S101 - `load_model` put it there
+        assert quantizer is not None  # noqa: S101 - `make_model` put it there
         shutil.rmtree(codec, ignore_errors=True)  # of a run that was cut off here
         quantizer.to_codec("float32").save(codec)
     return model

@@ -22,10 +22,10 @@ from encoder_jobs.training_schedule import StepResult, finish_step
 from encoder_jobs.training_steps import autocast, in_shuffled_epochs, rank, step_seed
 from encoder_jobs.training_text import check_documents
 from memstore.codec import ProductCodec
-from memstore.errors import ConfigError, NotFiniteError
+from memstore.errors import NotFiniteError
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import MelodiConfig
-from memstore.models.vq import ProductVQ
+from memstore.models.vq import DECAY, ProductVQ
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks
 
 _CPU = torch.device("cpu")
@@ -43,9 +43,8 @@ class Learner:
         checkpoint: where to go on; None: at the beginning.
 
     Raises:
-        ConfigError: as `open_streams` and `load_model`; or if processes would not share
-            micro-batches evenly, where the codec learns from those of all.
-        CorruptionError: if the checkpoint is of another model.
+        ConfigError: as `open_streams`, `make_model` and `check_shares`.
+        NotFoundError, CorruptionError: of source, codec or checkpoint.
 
     Attributes:
         model: what learns.
@@ -68,7 +67,7 @@ class Learner:
         self._streams = open_streams(config, options, documents)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step_seed(options.seed, 0, 0))
-            self.model = load_model(config, options)
+            self.model = make_model(config, options, begins=checkpoint is None)
         self.parts: Parts = {"model": self.model}
         if checkpoint is not None:
             checkpoint.load_parts(self.parts)
@@ -78,9 +77,7 @@ class Learner:
         starts = range(0, options.batch_size, options.micro_batch)
         ends = (min(at + options.micro_batch, options.batch_size) for at in starts)
         self._rows = [range(*each) for each in zip(starts, ends, strict=True)]
-        if options.codec and len(self._rows) % num_ranks():
-            wanted = f"a size that gives each of {num_ranks()} workers as many, as --codec needs"
-            raise refused("micro_batch", options.micro_batch, wanted)
+        check_shares(options, num_ranks())
         self._states = {
             number: self.model.initial_state(len(self._rows[number]))
             for number in range(rank(), len(self._rows), num_ranks())
@@ -104,7 +101,8 @@ class Learner:
             tokens, targets, starts = part.to(self.device)
             with autocast(self._options.precision, self.device):
                 try:
-                    output = self.model(tokens, state.reset(starts), targets)
+                    lengths = torch.from_numpy(part.lengths).to(self.device)
+                    output = self.model(tokens, state.reset(starts), targets, lengths)
                 except NotFiniteError:  # the codec refused them, in all processes
                     self.optimizer.zero_grad(set_to_none=True)
                     rate, num_tokens = self._options.rate(step), segment.num_targets
@@ -156,20 +154,40 @@ class Learner:
             self._states[number] = loaded.to(self.device)
 
 
-def load_model(config: MelodiConfig, options: MelodiOptions) -> Melodi:
-    """Return the model as it is before its first step, with a quantizer if there is a codec.
+def make_model(config: MelodiConfig, options: MelodiOptions, *, begins: bool) -> Melodi:
+    """Return a model of float32 weights, with a quantizer if there is a codec.
+
+    Args:
+        config: of the model.
+        options: name source and codec.
+        begins: weights are those of the source; else, or without one, they are random.
 
     Raises:
-        ConfigError, NotFoundError, CorruptionError: if source or codec is not there, or is none, or
-            the source is of another shape.
+        ConfigError: if the config has no queue for a codec.
+        NotFoundError, CorruptionError: of source or codec.
         CodecMismatchError: if the codec is for other vectors.
     """
-    model = Melodi.from_pretrained(options.source) if options.source else Melodi(config)
-    if model.config != config:
-        raise ConfigError(f"{options.source}: is {model.config}, wanted {config}")
+    model = Melodi(config)
+    if begins and options.source:
+        model.load_state_dict(Melodi.from_pretrained(options.source).state_dict())
     if options.codec:
-        model.quantize_queue(ProductVQ.from_codec(ProductCodec.load(options.codec)))
+        # The averages reach back over as many steps, however many windows those have.
+        num_parts = -(-options.batch_size // (num_ranks() * options.micro_batch))
+        decay = DECAY ** (1 / (num_parts * options.segment_windows))
+        model.quantize_queue(ProductVQ.from_codec(ProductCodec.load(options.codec), decay=decay))
     return model
+
+
+def check_shares(options: MelodiOptions, num_workers: int) -> None:
+    """Refuse micro-batches of which one worker would have more than another, if there is a codec:
+    it learns from all of them at once.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    if options.codec and -(-options.batch_size // options.micro_batch) % num_workers:
+        wanted = f"a size that gives each of {num_workers} workers as many parts of the batch"
+        raise refused("micro_batch", options.micro_batch, wanted)
 
 
 def open_streams(config: MelodiConfig, options: MelodiOptions, documents: Ragged) -> Streams:

@@ -38,6 +38,12 @@ class Segment:
         """Targets that count."""
         return int((self.targets != NO_TARGET).sum())
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(B,) int64: tokens of each stream; what follows is padding."""
+        lengths: np.ndarray = (self.targets != NO_TARGET).sum(axis=1)
+        return lengths
+
     def part(self, rows: range) -> Segment:
         """Return some of the streams."""
         some = slice(rows.start, rows.stop)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from encoder_jobs.prepare import choose_sampled
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.stages import use_all_cores
 from encoder_jobs.training_text import TextInputs
@@ -15,6 +15,8 @@ from memstore.codec.sample import Sample
 from memstore.errors import ConfigError, ShapeError
 from memstore.sessions import SessionModel
 from memstore.text import BadRecord, Partition, read_partition
+
+_CHARS_A_TOKEN = 16  # more than tokenizers of text make of one, on average
 
 
 def sample_queues(
@@ -25,8 +27,9 @@ def sample_queues(
     Args:
         inputs: the documents, a stream each; the tokenizer is the model's, whatever they say.
         model_folder: of the model that sessions are opened with.
-        num_entries: about so many are taken: of documents spread over the corpus, the same number
-            of windows each, the first.
+        num_entries: about so many are taken, or what there is: the same number from each of up to
+            32 places spread over the corpus, of documents read from their start as far as a queue
+            reaches.
         display: is told of the progress.
 
     Returns:
@@ -44,24 +47,22 @@ def sample_queues(
     if not per_window:
         raise ConfigError(f"{model_folder}: the model keeps no queue; a codec has nothing to learn")
     scanned = inputs.scan(inputs.corpus, display)
-    # Every so many documents, so many windows of each: spread over the corpus and its documents.
-    step = max(1, scanned.num_documents * per_window // num_entries)
-    num_streams = -(-scanned.num_documents // step)
-    num_windows = -(-num_entries // (per_window * max(1, num_streams)))
+    partitions = choose_sampled(scanned.partitions)
     use_all_cores()
     found: list[np.ndarray] = []
     num_taken = 0
-    for text in islice(_texts(scanned.partitions), 0, None, step):
-        found.append(model.entries(text, max_windows=num_windows))
-        num_taken += len(found[-1])
-        display.update("reading as sessions do, entries", min(num_taken, num_entries), num_entries)
-        if num_taken >= num_entries:
-            break
+    for number, partition in enumerate(partitions, 1):
+        for text in _texts(partition):
+            if num_taken * len(partitions) >= num_entries * number:
+                break
+            found.append(_entries(model, text))
+            num_taken += len(found[-1])
+            display.update("reading as sessions do, entries", num_taken, num_entries)
     lengths = [len(entries) for entries in found if len(entries)]
     if not lengths:
         raise ShapeError(
-            f"{inputs.corpus}: {len(found)} documents that leave nothing in the queue; wanted one "
-            f"of {model.config.window} tokens or more"
+            f"{inputs.corpus}: {len(found)} of {scanned.num_documents} documents were read, and "
+            f"none has a window of {model.config.window} tokens; give longer ones"
         )
     return Sample(
         np.concatenate(found),
@@ -70,9 +71,17 @@ def sample_queues(
     )
 
 
-def _texts(partitions: Sequence[Partition]) -> Iterator[str]:
+def _entries(model: SessionModel, text: str) -> np.ndarray:
+    """Return what a document leaves in the queue until that is full; of a longer text only as much
+    is tokenized as may be needed.
+    """
+    config = model.config
+    most_chars = _CHARS_A_TOKEN * config.window * config.queue_windows
+    return model.entries(text[:most_chars], max_windows=config.queue_windows)
+
+
+def _texts(partition: Partition) -> Iterator[str]:
     """Yield the documents that hold a text."""
-    for partition in partitions:
-        for item in read_partition(partition):
-            if not isinstance(item, BadRecord) and item.text.strip():
-                yield item.text
+    for item in read_partition(partition):
+        if not isinstance(item, BadRecord) and item.text.strip():
+            yield item.text

@@ -1,7 +1,7 @@
 """The output folder of a run that trains a model on the documents of a corpus.
 
 ```
-training.json     the spec: model, options, and digests of text and tokenizer
+training.json     the spec: model, options, and digests of text, tokenizer and what it starts from
 tokens/           documents as token ids, and tokenizer.json: read once
 checkpoints/      the last two: weights, optimizer, and what else the next step depends on
 metrics.jsonl     one row a step

@@ -69,7 +69,7 @@ def train_on_text(
     options: OptionsT,
     *,
     run_steps: RunSteps[TextFolder[ConfigT, OptionsT]],
-    check: Callable[[ConfigT, OptionsT, Ragged], object],
+    check: Callable[[TextSpec[ConfigT, OptionsT], Ragged], object],
     rebuild: Callable[[TextSpec[ConfigT, OptionsT], Checkpoint], Melodi | LongVQ],
     describe: Callable[[Row], str],
     ray: str,
@@ -87,7 +87,7 @@ def train_on_text(
         model: its config.
         options: how it is trained.
         run_steps: makes the steps that a folder lacks; a function of a module.
-        check: refuses documents that cannot be trained on.
+        check: refuses what cannot be done, or documents that cannot be trained on.
         rebuild: makes the model of the last checkpoint; what else is to be kept of it, it writes.
         describe: as of `run_training`.
         ray: `"none"` (this process), `"local"` (Ray on this machine), or a running cluster's
@@ -197,7 +197,7 @@ def _prepare(
     corpus: CorpusScan,
     held_out: CorpusScan | None,
     tokenizer: TextTokenizer,
-    check: Callable[[ConfigT, OptionsT, Ragged], object],
+    check: Callable[[TextSpec[ConfigT, OptionsT], Ragged], object],
     display: ProgressDisplay,
 ) -> None:
     """Tokenize, once; refuse what cannot be trained before the folder is made."""
@@ -207,7 +207,7 @@ def _prepare(
         check_documents(validation, "to validate on")
     else:
         train, validation = hold_out(train, spec.held_out, spec.options.seed)
-    check(spec.model, spec.options, train)
+    check(spec, train)
     num_held_out = 0 if validation is None else len(validation)
     display.say(f"training on {len(train):,} documents, validating on {num_held_out:,}")
     folder.put_spec(spec)

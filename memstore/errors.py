@@ -135,7 +135,7 @@ class ShapeError(InvalidInputError):
 
 
 class NotFiniteError(ShapeError):
-    """A model computed NaN or infinity, and learnt nothing from it."""
+    """A model computed NaN or infinity; in training it has learnt nothing from that."""
 
     code = ErrorCode.NOT_FINITE
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -167,9 +168,9 @@ class Melodi(nn.Module):
     def quantize_queue(self, quantizer: ProductVQ | None) -> ProductVQ | None:
         """Let the queue hold what codes of its entries decode to, from here on.
 
-        In eval mode entries have the bits of the codec's `decode(encode(entries))`. In training
-        mode the codebook follows the entries of each window, and gradients pass as if nothing were
-        lost. A model is saved without it: take it off first, by None.
+        In eval mode, in float32 on a CPU, entries have the bits of the codec's
+        `decode(encode(entries))`. In training mode the codebook follows the entries of each window,
+        and gradients pass as if nothing were lost. Take it off, by None, to save the model.
 
         Args:
             quantizer: where the model is; from a codec without a predictor. None: entries as they
@@ -193,6 +194,7 @@ class Melodi(nn.Module):
         tokens: torch.Tensor,
         state: StreamState | None = None,
         targets: torch.Tensor | None = None,
+        lengths: torch.Tensor | None = None,
     ) -> MelodiOutput:
         """Read a segment: windows one after the other, gradients through all of their memory.
 
@@ -201,6 +203,8 @@ class Melodi(nn.Module):
                 remembered: give it again, at the start of what follows.
             state: of what came before, a row for each text; None: all texts begin here.
             targets: (B, T) int64, the token after each; -100 is not counted.
+            lengths: (B,) int64, tokens of each row, the rest of which is padding: a quantizer of
+                the queue learns from windows that are whole. None: T.
 
         Raises:
             ShapeError: if tokens, state or targets do not fit together.
@@ -214,7 +218,10 @@ class Melodi(nn.Module):
         whole = tokens.shape[1] // self.config.window * self.config.window
         outputs = []
         if whole:
-            output, state = self.stack.read(hidden[:, :whole], state)
+            read = self.stack.read
+            if lengths is not None and isinstance(self.stack, MelodiStack):
+                read = partial(self.stack.read, lengths=lengths)
+            output, state = read(hidden[:, :whole], state)
             outputs.append(output)
         if whole < tokens.shape[1]:
             output, _ = self._extend(hidden[:, whole:], self.stack.open(state))

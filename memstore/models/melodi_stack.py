@@ -86,13 +86,19 @@ class MelodiLayer(nn.Module):
             mixed = self.to_short(tokens, summary)
         return mixed
 
-    def next_long(self, tokens: torch.Tensor, summary: torch.Tensor) -> torch.Tensor:
-        """Return what the window leaves in the queue, (B, L, D)."""
+    def next_long(
+        self, tokens: torch.Tensor, summary: torch.Tensor, is_whole: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return what the window leaves in the queue, (B, L, D); rows that are not whole are not
+        shown to the quantizer, which would learn from them.
+        """
         assert self.to_long is not None  # noqa: S101 - the layer of the queue
         entries: torch.Tensor = self.to_long(tokens, summary)
-        if self.quantizer is not None:
-            entries = self.quantizer(entries.flatten(0, 1)).quantized.reshape(entries.shape)
-        return entries
+        if self.quantizer is None:
+            return entries
+        shown = entries if is_whole is None else entries[is_whole]
+        decoded = self.quantizer(shown.flatten(0, 1)).quantized.reshape(shown.shape)
+        return decoded if is_whole is None else entries.index_put((is_whole,), decoded)
 
 
 class MelodiStack(nn.Module):
@@ -131,12 +137,15 @@ class MelodiStack(nn.Module):
             )
         ]
 
-    def read(self, hidden: torch.Tensor, state: MelodiState) -> tuple[torch.Tensor, MelodiState]:
+    def read(
+        self, hidden: torch.Tensor, state: MelodiState, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, MelodiState]:
         """Read full windows and write memory at the end of each.
 
         Args:
             hidden: (B, n·W, D), embedded tokens.
             state: at their start.
+            lengths: as of `Melodi.forward`.
 
         Returns:
             (B, n·W, D) before the last norm, and the state at their end.
@@ -147,7 +156,8 @@ class MelodiStack(nn.Module):
         num_short = state.short.shape[2]
         biases = [block.make_bias(num_short, window + len(self.summary)) for block in self.blocks()]
         outputs = []
-        for tokens in hidden.chunk(hidden.shape[1] // window, dim=1):
+        for number, tokens in enumerate(torch.split(hidden, window, dim=1), 1):
+            is_whole = None if lengths is None else lengths >= number * window
             mask = self._queue_mask(position)
             read = torch.cat([tokens, self.summary.expand(len(tokens), -1, -1)], dim=1)
             for index, layer in enumerate(self._layers()):
@@ -158,7 +168,7 @@ class MelodiStack(nn.Module):
                 own, summary = layer.split(read)
                 shorts[index] = layer.next_short(own, summary).to(state.short.dtype)
                 if index == self.long_index and far is not None:
-                    increment = layer.next_long(own, summary).to(queue.dtype)
+                    increment = layer.next_long(own, summary, is_whole).to(queue.dtype)
                     queue = push(queue, increment, dim=1)
                     far = far.push(layer.block.heads.remember(increment))
                 read = layer.next_layer(own, summary)

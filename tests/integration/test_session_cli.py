@@ -160,26 +160,21 @@ def test_a_folder_can_keep_queues_in_a_codec(
     assert open_sessions(tmp_path / "sessions", model).info("s").num_tokens == 1
 
 
-def test_a_sample_is_of_all_documents_alike(
+def test_a_sample_is_of_documents_as_far_as_a_queue_reaches(
     session: Callable[..., Done], model: Path, tmp_path: Path
 ) -> None:
-    """Of each its first windows; a short one gives what it has, one without a window nothing."""
+    """A short one gives what it has, one without a window nothing."""
     _write_corpus(tmp_path / "corpus.jsonl", [200, 12, 3, 200])
-    done = session("sample", tmp_path / "corpus.jsonl", where=_sampling(model, tmp_path / "s", 40))
+    done = session("sample", tmp_path / "corpus.jsonl", where=_sampling(model, tmp_path / "s", 99))
     assert done.code == 0, done.err
     sample = read_sample(tmp_path / "s")
     opened = SessionModel.from_pretrained(model)
     per_window = opened.config.num_long_tokens
-    share = -(-40 // (4 * per_window))
+    most = opened.config.queue_windows * per_window
     assert sample.offsets is not None
-    assert sample.offsets.tolist() == [
-        0,
-        share * per_window,
-        (share + 1) * per_window,
-        (2 * share + 1) * per_window,
-    ]
+    assert sample.offsets.tolist() == [0, most, most + per_window, 2 * most + per_window]
     whole = sample_queue(opened, [make_text(200, seed=0)])
-    np.testing.assert_array_equal(sample.vectors[: share * per_window], whole[: share * per_window])
+    np.testing.assert_array_equal(sample.vectors[:most], whole[:most])
 
 
 def test_sampling_refuses_what_leaves_nothing(
@@ -190,7 +185,7 @@ def test_sampling_refuses_what_leaves_nothing(
     _write_corpus(corpus, [3])
     short = session("sample", corpus, where=_sampling(model, output, 40))
     assert short.code == 2
-    assert "1 documents that leave nothing" in short.err
+    assert "1 of 1 documents were read, and none has a window of 8 tokens" in short.err
     none = session("sample", corpus, where=_sampling(model, output, 0))
     assert none.code == 2
     assert "entries: got 0, wanted 1 or more" in none.err

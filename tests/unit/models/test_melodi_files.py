@@ -62,6 +62,23 @@ def test_a_quantizer_is_not_saved_with_the_model(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "melodi")
 
 
+def test_a_quantizer_learns_from_whole_windows_alone() -> None:
+    """Not from padding: a second text, shorter than a window, moves nothing."""
+    learnt = []
+    for lengths in ([3 * tiny_config().window], [3 * tiny_config().window, 1]):
+        model = make_model(dropout=0.0)
+        torch.manual_seed(1)
+        quantizer = ProductVQ(model.config.dim, 2, 4, reset_below=None)
+        quantizer.initialize(torch.randn(32, model.config.dim))
+        model.quantize_queue(quantizer)
+        model.train()
+        tokens = make_tokens(3)[: len(lengths)]
+        model(tokens, lengths=torch.tensor(lengths))
+        assert quantizer.num_updates == 3
+        learnt.append(quantizer.codebook)
+    torch.testing.assert_close(*learnt, rtol=1e-6, atol=1e-6)
+
+
 def test_a_checkpoint_of_another_kind_is_refused(tmp_path: Path) -> None:
     """Nothing there, another kind of model, and weights of another shape."""
     with pytest.raises(NotFoundError):
