@@ -146,8 +146,8 @@ def open_checkpoint(source: str) -> Checkpoint:
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise EncoderNotFoundError(
-            f"checkpoint {folder}: no config.json; wanted a folder that transformers' "
-            "save_pretrained wrote",
+            f"checkpoint {folder}: no config.json; wanted a folder that transformers' or "
+            f"LongVQ's save_pretrained wrote{_meant(folder)}",
             source=folder,
         )
     config = _json(config_file, dict)
@@ -238,3 +238,11 @@ def _sha256(path: Path) -> str:
 def _sha256_of(path: Path, _num_bytes: int, _mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _meant(folder: Path) -> str:
+    """Name the model in a folder of a training run."""
+    for name in ("encoder", "model"):
+        if (folder / name / "config.json").is_file():
+            return f"; did you mean {folder / name}?"
+    return ""

@@ -127,6 +127,14 @@ def test_folder_without_config_is_no_encoder(tmp_path: Path) -> None:
         open_checkpoint(str(tmp_path))
 
 
+def test_the_model_in_a_folder_of_a_run_is_named(tmp_path: Path) -> None:
+    """The folder of `memstore train longvq` is not it."""
+    _write(tmp_path / "model/config.json", {})
+
+    with pytest.raises(EncoderNotFoundError, match=f"did you mean {tmp_path}/model?"):
+        open_checkpoint(str(tmp_path))
+
+
 def test_unreadable_config_is_corruption(save_checkpoint: SaveCheckpoint) -> None:
     """A config cut short is named."""
     folder = save_checkpoint("bert")
