@@ -65,7 +65,7 @@ class Workshop:
         began = time.perf_counter()
         task, name, seed = key["task"], key["arm"], key["seed"]
         arm = arms(task)[name]
-        folder = self._learnt(task, name if arm.learns else arm.start or name, seed)
+        folder = self.learnt(task, name if arm.learns else arm.start or name, seed)
         model = Melodi.from_pretrained(folder / _MODEL).to(self.device)
         config = model.config
         row = {
@@ -111,7 +111,7 @@ class Workshop:
         """Put a codec into the model; return what it loses of entries it was not fitted to, and its
         own bytes, which all sessions share.
         """
-        fitted, others = np.array_split(self._entries(model, task, seed), [self.size.num_entries])
+        fitted, others = np.array_split(self.entries(model, task, seed), [self.size.num_entries])
         if arm.learns:
             codec = ProductCodec.load(folder / _CODEC)
         else:
@@ -120,7 +120,7 @@ class Workshop:
         tables = sum(len(content) for content in codec.files().values())
         return {"error": relative_error(codec, others), "codec_bytes": tables}
 
-    def _learnt(self, task: Task, name: str, seed: int) -> Path:
+    def learnt(self, task: Task, name: str, seed: int) -> Path:
         """Return the folder of an arm's model; train it if nobody has."""
         folder = self.cache / task / f"{name.replace('/', ' of ')} seed {seed}"
         with locked(folder.with_suffix(".lock")):
@@ -158,11 +158,11 @@ class Workshop:
     def _learn_on(self, arm: Arm, seed: int, folder: Path) -> tuple[Melodi, list[float]]:
         """Go on from another arm's model, with its queue compressed or as it is."""
         assert arm.start is not None
-        start = Melodi.from_pretrained(self._learnt("language", arm.start, seed) / _MODEL)
+        start = Melodi.from_pretrained(self.learnt("language", arm.start, seed) / _MODEL)
         start = start.to(self.device)
         codec = None
         if arm.rate > 1:
-            entries = self._entries(start, "language", seed)[: self.size.num_entries]
+            entries = self.entries(start, "language", seed)[: self.size.num_entries]
             codec = fit_codec(entries, arm.rate, seed)
 
         def prepare(model: Melodi) -> None:
@@ -180,7 +180,7 @@ class Workshop:
             quantizer.to_codec("float32").save(folder / _CODEC)
         return model, losses
 
-    def _entries(self, model: Melodi, task: Task, seed: int) -> np.ndarray:
+    def entries(self, model: Melodi, task: Task, seed: int) -> np.ndarray:
         """Return what training streams leave in the queue: to fit a codec to, and a tenth more."""
         wanted = self.size.num_entries * 11 // 10
         if task == "language":
