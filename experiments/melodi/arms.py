@@ -96,7 +96,7 @@ def arms(task: Task) -> dict[str, Arm]:
     if task == "recall":
         return trained | tested
     trained[SMALL] = Arm(short=Fraction(3, 8), long=Fraction(1, 16))
-    trained[UNBRANCHED] = Arm(has_branching=False)
+    trained[UNBRANCHED] = Arm(has_branching=False, decides=False)
     on = {LONGER: Arm(start=MELODI)}
     on |= {joint(rate): Arm(start=MELODI, rate=rate, decides=rate > 4) for rate in RATES}
     large = Fraction(3, 8), Fraction(3, 16)

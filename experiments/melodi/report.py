@@ -67,7 +67,8 @@ def report(rows: Sequence[Row]) -> str:
         return "Nothing has been run yet."
     parts = []
     if language:
-        parts += [_budget(language), _positions(language)]
+        plain = {name: arm for name, arm in language.items() if arms("language")[name].rate == 1}
+        parts += [_budget(language), _positions(plain)]
         if MELODI in language:
             parts.append(_queue(language))
     if recall:
