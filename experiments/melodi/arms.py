@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from experiments.melodi.ablations import Ablation
 from memstore.models.melodi import Melodi
 from memstore.models.melodi_config import Architecture, MelodiConfig
 
@@ -45,6 +46,7 @@ class Arm:
         learns: it learns on from there; else it is only tested.
         rate: the queue is compressed so many times; 1: not.
         is_zeroed: the queue is emptied before every window of the test.
+        ablation: what is taken from it in training.
         decides: the claims cannot be judged without it: part of the short run.
     """
 
@@ -57,6 +59,7 @@ class Arm:
     learns: bool = True
     rate: int = 1
     is_zeroed: bool = False
+    ablation: Ablation | None = None
     decides: bool = True
 
 
@@ -107,6 +110,8 @@ def arms(task: Task) -> dict[str, Arm]:
     }
     for place in ("first", "last"):
         more[f"queue in the {place} layer"] = Arm(long_layer=place, decides=False)
+    more["gate at a half"] = Arm(ablation="gate", decides=False)
+    more["gradients cut between windows"] = Arm(ablation="gradients", decides=False)
     return trained | tested | on | more
 
 

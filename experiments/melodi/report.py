@@ -145,7 +145,8 @@ def _queue(found: Mapping[str, Found]) -> str:
     columns = ["arm", "bytes", "error of entries", "against", "perplexity changes by", "seeds"]
     against = {ZEROED: MELODI} | {post_hoc(rate): MELODI for rate in RATES}
     against |= {LONGER: MELODI} | {joint(rate): LONGER for rate in RATES}
-    against |= {NO_QUEUE: MELODI, UNBRANCHED: MELODI}
+    ablated = [name for name, arm in arms("language").items() if arm.ablation]
+    against |= dict.fromkeys([NO_QUEUE, UNBRANCHED, *ablated], MELODI)
     lines = []
     for name, other in against.items():
         if _are_compared(found, name, other):

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import torch
 
 from encoder_jobs.melodi_scoring import score_each
 from encoder_jobs.ragged import Ragged
+from experiments.melodi.ablations import ablate
 from experiments.melodi.arms import Arm, Task, arms, count_weights, make_config
 from experiments.melodi.language import learn_language
 from experiments.melodi.queues import (
@@ -137,7 +138,10 @@ class Workshop:
         elif arm.start is None:
             config = make_config(arm, self.size.language)
             options = replace(self.size.training, seed=seed)
-            model, losses = learn_language(config, options, self.documents[0], device=self.device)
+            prepare = partial(ablate, ablation=arm.ablation) if arm.ablation else None
+            model, losses = learn_language(
+                config, options, self.documents[0], device=self.device, prepare=prepare
+            )
         else:
             model, losses = self._learn_on(arm, seed, folder)
         told = {

@@ -13,6 +13,7 @@ from encoder_jobs.melodi_options import MelodiOptions
 from encoder_jobs.melodi_scoring import score_documents, score_each
 from encoder_jobs.ragged import Ragged
 from encoder_jobs.training_text import open_tokenizer
+from experiments.melodi.ablations import ablate
 from experiments.melodi.arms import (
     LONGER,
     MELODI,
@@ -222,6 +223,31 @@ def test_a_compressed_queue_holds_what_the_codec_decodes():
     layer = coded.stack.layers[config.long_index]
     assert layer.to_long.mix.weight.grad.abs().sum() > 0
     assert bottleneck.num_updates > 0
+
+
+def test_what_is_ablated_is_not_learnt():
+    """The gate stays at a half; without gradients of memory nothing teaches what makes it."""
+    config = make_config(arms("language")[MELODI], SHAPE)
+    train, _ = split(documents(), 150)
+    tokens = torch.from_numpy(train[0][: 3 * config.window].astype(np.int64))[None]
+    learnt = {}
+    for ablation in (None, "gate", "gradients"):
+        model = model_of(config)
+        if ablation is not None:
+            ablate(model, ablation)
+        model(tokens, None, tokens).loss.backward()
+        layer = model.stack.layers[config.long_index]
+        learnt[ablation] = [
+            part.grad is not None and bool(part.grad.abs().sum() > 0)
+            for part in (layer.block.gate, layer.to_long.mix.weight, layer.to_short.mix.weight)
+        ]
+        if ablation == "gate":
+            assert not layer.block.gate.any()
+    assert learnt == {
+        None: [True, True, True],
+        "gate": [False, True, True],
+        "gradients": [True, False, False],
+    }
 
 
 def test_documents_are_held_out_whole_and_by_source():
