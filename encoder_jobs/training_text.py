@@ -114,9 +114,9 @@ def open_tokenizer(source: str) -> TextTokenizer:
     path = Path(source).expanduser()
     try:
         file = path if path.suffix == ".json" else resolve_source(source) / TOKENIZER_FILE
-        content = file.read_bytes()
+        tokenizer, content = load_tokenizer(file), file.read_bytes()
         is_bytes = content == _byte_tokenizer().to_str().encode()
-        return TextTokenizer(load_tokenizer(file), content, is_bytes=is_bytes)
+        return TextTokenizer(tokenizer, content, is_bytes=is_bytes)
     except NotFoundError as err:
         raise NotFoundError(
             f"tokenizer: got {source!r}, which is not there; wanted {BYTES!r}, a tokenizer.json, "
