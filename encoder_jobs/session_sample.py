@@ -29,7 +29,7 @@ def sample_queues(
         model_folder: of the model that sessions are opened with.
         num_entries: about so many are taken, or what there is: the same number from each of up to
             32 places spread over the corpus, of documents read from their start as far as a queue
-            reaches.
+            reaches, or further if they are few.
         display: is told of the progress.
 
     Returns:
@@ -48,6 +48,8 @@ def sample_queues(
         raise ConfigError(f"{model_folder}: the model keeps no queue; a codec has nothing to learn")
     scanned = inputs.scan(inputs.corpus, display)
     partitions = choose_sampled(scanned.partitions)
+    share = -(-num_entries // (per_window * max(1, scanned.num_documents)))
+    num_windows = max(share, model.config.queue_windows)
     use_all_cores()
     found: list[np.ndarray] = []
     num_taken = 0
@@ -55,7 +57,7 @@ def sample_queues(
         for text in _texts(partition):
             if num_taken * len(partitions) >= num_entries * number:
                 break
-            found.append(_entries(model, text))
+            found.append(_entries(model, text, num_windows))
             num_taken += len(found[-1])
             display.update("reading as sessions do, entries", num_taken, num_entries)
     lengths = [len(entries) for entries in found if len(entries)]
@@ -71,13 +73,12 @@ def sample_queues(
     )
 
 
-def _entries(model: SessionModel, text: str) -> np.ndarray:
-    """Return what a document leaves in the queue until that is full; of a longer text only as much
-    is tokenized as may be needed.
+def _entries(model: SessionModel, text: str, num_windows: int) -> np.ndarray:
+    """Return what the first windows of a document leave; of a longer text only as much is tokenized
+    as may be needed.
     """
-    config = model.config
-    most_chars = _CHARS_A_TOKEN * config.window * config.queue_windows
-    return model.entries(text[:most_chars], max_windows=config.queue_windows)
+    most_chars = _CHARS_A_TOKEN * model.config.window * num_windows
+    return model.entries(text[:most_chars], max_windows=num_windows)
 
 
 def _texts(partition: Partition) -> Iterator[str]:

@@ -160,17 +160,19 @@ def test_a_folder_can_keep_queues_in_a_codec(
     assert open_sessions(tmp_path / "sessions", model).info("s").num_tokens == 1
 
 
+@pytest.mark.parametrize(("wanted", "num_windows"), [(40, 4), (99, 9)])
 def test_a_sample_is_of_documents_as_far_as_a_queue_reaches(
-    session: Callable[..., Done], model: Path, tmp_path: Path
+    session: Callable[..., Done], model: Path, tmp_path: Path, wanted: int, num_windows: int
 ) -> None:
-    """A short one gives what it has, one without a window nothing."""
-    _write_corpus(tmp_path / "corpus.jsonl", [200, 12, 3, 200])
-    done = session("sample", tmp_path / "corpus.jsonl", where=_sampling(model, tmp_path / "s", 99))
+    """Or further, to have enough; a short one gives what it has, one without a window nothing."""
+    corpus, output = tmp_path / "corpus.jsonl", tmp_path / "s"
+    _write_corpus(corpus, [200, 12, 3, 200])
+    done = session("sample", corpus, where=_sampling(model, output, wanted))
     assert done.code == 0, done.err
-    sample = read_sample(tmp_path / "s")
+    sample = read_sample(output)
     opened = SessionModel.from_pretrained(model)
     per_window = opened.config.num_long_tokens
-    most = opened.config.queue_windows * per_window
+    most = num_windows * per_window
     assert sample.offsets is not None
     assert sample.offsets.tolist() == [0, most, most + per_window, 2 * most + per_window]
     whole = sample_queue(opened, [make_text(200, seed=0)])
