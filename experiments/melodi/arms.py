@@ -98,7 +98,7 @@ def arms(task: Task) -> dict[str, Arm]:
     tested |= {post_hoc(rate): Arm(start=MELODI, learns=False, rate=rate) for rate in RATES}
     if task == "recall":
         return trained | tested
-    trained[SMALL] = Arm(short=Fraction(3, 8), long=Fraction(1, 16))
+    trained[SMALL] = Arm(short=Fraction(3, 8), long=Fraction(1, 16), decides=False)
     trained[UNBRANCHED] = Arm(has_branching=False, decides=False)
     on = {LONGER: Arm(start=MELODI)}
     on |= {joint(rate): Arm(start=MELODI, rate=rate, decides=rate > 4) for rate in RATES}
