@@ -23,11 +23,7 @@ from encoder_jobs.options import DEFAULT_CODEC_SAMPLE_TOKENS
 from encoder_jobs.training_steps import autocast, is_finite, rank, step_seed, update
 from memstore.codec import ProductCodec, choose_layout
 from memstore.encoders.batching import pad
-from memstore.errors import (
-    ConfigError,
-    NotFiniteError,
-    TrainingDivergedError,
-)
+from memstore.errors import ConfigError, NotFiniteError, TrainingDivergedError
 from memstore.models.lumen import Lumen
 from memstore.models.vq import DECAY, ProductVQ, VQOutput
 from memstore.models.vq_codebook import num_ranks, sum_over_ranks

@@ -86,10 +86,8 @@ def train_melodi(
         tokenizer = open_tokenizer(inputs.tokenizer)
         model = replace(model, vocab_size=tokenizer.vocab_size)
     if options.codec:
-        with torch.random.fork_rng(devices=[]):
-            make_model(
-                model, options, begins=False
-            )  # refuses what does not fit, before the text is read
+        with torch.random.fork_rng(devices=[]):  # only to refuse, before the text is read
+            make_model(model, options, begins=False)
     already_done = train_on_text(
         folder,
         inputs,

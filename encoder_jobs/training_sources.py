@@ -18,16 +18,15 @@ def absolute(source: str) -> str:
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """Return the digest of a model's weights, config and tokenizer, hex.
+    """Return the digest of a model's weights, config and tokenizer, hex; what is missing is named
+    by who loads it.
 
     Raises:
-        NotFoundError: if it has no config.
         StorageError: if a file cannot be read.
     """
-    files = [*sorted(folder.glob("*.safetensors")), folder / CONFIG_FILE]
-    if (folder / TOKENIZER_FILE).is_file():
-        files.append(folder / TOKENIZER_FILE)
-    return hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
+    files = [*sorted(folder.glob("*.safetensors")), folder / CONFIG_FILE, folder / TOKENIZER_FILE]
+    digests = [file_digest(file) for file in files if file.is_file()]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

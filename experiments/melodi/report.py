@@ -173,7 +173,7 @@ def _recall(found: Mapping[str, Found]) -> str:
 def _shares(found: Mapping[str, Found], kind: str) -> str:
     distances = list(next(iter(found.values())).first[kind])
     lines = [
-        [name, *(_share(_recalled(arm, kind, each)) for each in distances), str(len(arm.rows))]
+        [name, *(percentage(_recalled(arm, kind, each)) for each in distances), str(len(arm.rows))]
         for name, arm in found.items()
     ]
     return table(["arm", *(f"{each} back" for each in distances), "seeds"], lines)
@@ -221,7 +221,7 @@ def _recall_targets(found: Mapping[str, Found]) -> list[str]:
         if name not in found:
             continue
         share = _recalled(found[name], "right", str(_FAR))
-        told = f"{name} recalls {_share(share)} of what was said {_FAR} windows before"
+        told = f"{name} recalls {percentage(share)} of what was said {_FAR} windows before"
         if name in (MELODI, MEMORIZING):
             wanted, holds = f"at least {_RECALLED:.0%}", share.lower >= _RECALLED
         else:
@@ -302,7 +302,8 @@ def _figure(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.lower:.3f} … {interval.upper:.3f}]"
 
 
-def _share(interval: Interval) -> str:
+def percentage(interval: Interval) -> str:
+    """Return a share and its interval as percentages."""
     shares = (interval.value, interval.lower, interval.upper)
     value, lower, upper = (f"{100 * min(max(each, 0), 1):.1f}" for each in shares)
     return f"{value} % [{lower} … {upper}]"

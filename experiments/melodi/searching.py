@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from experiments.melodi.arms import MELODI
 from experiments.melodi.queues import fit_codec
+from experiments.melodi.report import percentage
 from experiments.melodi.runs import Workshop, open_workshop
 from experiments.results import ResultLog, run_missing, table
 from experiments.statistics import mean
@@ -39,6 +40,7 @@ _WORD = re.compile(r"\w+")
 
 _SHIPPED, _CODES = "session search", f"session search, queue in codes {_RATE}x"
 _CENTRED, _WORDS = "the same, entries less their mean", "shared words, by how rare they are"
+_WAYS = (_SHIPPED, _CODES, _CENTRED, _WORDS)
 
 
 def rank_windows(workshop: Workshop, seed: int) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def rank_windows(workshop: Workshop, seed: int) -> dict[str, Any]:
     codec = fit_codec(workshop.entries(plain, "language", seed), _RATE, seed)
     model = SessionModel(plain, tokenizer_file)
     documents, decode = workshop.documents[1], Tokenizer.from_file(str(tokenizer_file)).decode
-    ranks: dict[str, list[list[int]]] = {each: [] for each in (_SHIPPED, _CODES, _CENTRED, _WORDS)}
+    ranks: dict[str, list[list[int]]] = {each: [] for each in _WAYS}
     with tempfile.TemporaryDirectory() as root:
         sessions = SessionStore(PosixStore(f"{root}/plain"), model)
         coded = SessionStore(PosixStore(f"{root}/codes"), model, codec=codec)
@@ -73,7 +75,7 @@ def _rank(sessions: SessionStore, coded: SessionStore, name: str) -> dict[str, l
     state = sessions.state(name)
     entries = state.queue[0].numpy().reshape(len(windows), -1, model.config.dim)
     centre = entries.mean(axis=(0, 1))
-    found: dict[str, list[int]] = {each: [] for each in (_SHIPPED, _CODES, _CENTRED, _WORDS)}
+    found: dict[str, list[int]] = {each: [] for each in _WAYS}
     for place, window in enumerate(windows):
         question = _middle(window)
         for way, store in ((_SHIPPED, sessions), (_CODES, coded)):
@@ -113,13 +115,10 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the table: shares of windows among the first, over seeds and documents."""
     lines = []
     for way in rows[0]["ranks"] if rows else ():
-        ranks = np.array([[np.array(each) for each in row["ranks"][way]] for row in rows])
+        ranks = np.array([row["ranks"][way] for row in rows])  # (S, documents, windows)
         counts = np.full(ranks.shape[:2], ranks.shape[2])
         cells = [mean((ranks <= most).sum(axis=2).astype(float), counts) for most in _AT_MOST]
-        shown = [
-            f"{100 * e.value:.1f} % [{100 * e.lower:.1f} … {100 * e.upper:.1f}]" for e in cells
-        ]
-        lines.append([way, *shown, f"{np.median(ranks):.0f}"])
+        lines.append([way, *map(percentage, cells), f"{np.median(ranks):.0f}"])
     columns = ["ranked by", *(f"among the first {most}" for most in _AT_MOST), "median rank"]
     return table(columns, lines)
 
