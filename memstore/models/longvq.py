@@ -59,7 +59,7 @@ class LongVQ(nn.Module):
     Args:
         config: the shape; weights are drawn at random.
         checkpointing: keep only what enters each block, and run it again backward: less memory for
-            more time.
+            more time. The last block is what backward begins with: to run it again frees nothing.
 
     Attributes:
         config: what it was built from.
@@ -218,7 +218,8 @@ class LongVQ(nn.Module):
     ) -> BlockOutput:
         # A copy, so that a second run finds the same codes whatever was learnt in between.
         centroids = None if block.quantizer is None else block.quantizer.centroids()
-        if not (self.checkpointing and torch.is_grad_enabled()):
+        runs_again = self.checkpointing and block is not self.blocks[-1]
+        if not (runs_again and torch.is_grad_enabled()):
             return block(hidden, mask, centroids, state)  # type: ignore[no-any-return]
         return checkpoint(  # type: ignore[no-any-return]
             block, hidden, mask, centroids, state, use_reentrant=False
