@@ -28,7 +28,7 @@ from encoder_jobs.training_text_job import (
 from encoder_jobs.training_workers import this_device
 from memstore.models.longvq import LongVQ
 from memstore.models.longvq_config import LongVQConfig, parse_config
-from memstore.models.longvq_memory import check_memory
+from memstore.models.longvq_memory import check_memory, estimate_bytes
 
 
 class LongVQFolder(TextFolder[LongVQConfig, LongVQOptions]):
@@ -91,16 +91,14 @@ def train_longvq(
             batch_size = min(options.batch_size, options.micro_batch)
             longest = int(pieces.lengths.max())
             share = 1.0 if config.is_causal else MASKED_SHARE
-            check_memory(
+            wanted = estimate_bytes(
                 config,
                 batch_size,
                 longest,
-                num_targets=int(batch_size * longest * share),
-                device=this_device(),
-                itemsize=4,
-                keeps_activations=True,
                 checkpointing=options.checkpointing,
+                num_targets=int(batch_size * longest * share),
             )
+            check_memory(wanted, (batch_size, longest), this_device())
 
     already_done = train_on_text(
         folder,

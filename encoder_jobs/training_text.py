@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class TextTokenizer:
 
     Args:
         tokenizer: without truncation and padding.
-        content: its `tokenizer.json`.
+        content: its `tokenizer.json`, which adds none either.
         is_bytes: ids are the bytes of UTF-8.
 
     Attributes:
@@ -115,6 +116,8 @@ def open_tokenizer(source: str) -> TextTokenizer:
     try:
         file = path if path.suffix == ".json" else resolve_source(source) / TOKENIZER_FILE
         tokenizer, content = load_tokenizer(file), file.read_bytes()
+        if tokenizer.num_special_tokens_to_add(is_pair=False):
+            content = json.dumps({**json.loads(content), "post_processor": None}).encode()
         is_bytes = content == _byte_tokenizer().to_str().encode()
         return TextTokenizer(tokenizer, content, is_bytes=is_bytes)
     except NotFoundError as err:

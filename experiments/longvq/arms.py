@@ -18,9 +18,9 @@ TASKS: tuple[TaskName, ...] = get_args(TaskName)
 FLOORS = "floors"
 """The key of the row that holds what rules reach without a model."""
 LONGVQ, SPACE, BAND, FULL = "LongVQ", "SSM only", "SSM + band only", "full attention + SSM"
-FROZEN, NO_SPACE, FEW = "frozen random codebook", "VQ without SSM", "S=16"
+FROZEN, NO_SPACE, FEW, TWO = "frozen random codebook", "VQ without SSM", "S=16", "S=2"
 _NUM_CODES = (64, 128, 256, 512)
-_GENERATED: tuple[TaskName, ...] = ("listops", "recall", "copying")
+_SHORT: tuple[TaskName, ...] = ("recall", "copying")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Arm:
 
     Args:
         changes: of the configuration, against LongVQ's.
-        decides: tasks on which the claims cannot be judged without it: part of the short run.
+        decides: tasks on which the claims cannot be judged without it.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -42,16 +42,15 @@ def arms(num_codes: int) -> dict[str, Arm]:
     Args:
         num_codes: S of LongVQ; other numbers are arms of their own.
     """
-    most: tuple[TaskName, ...] = (*_GENERATED, "text")
-    short: tuple[TaskName, ...] = ("recall", "copying")
     return {
-        LONGVQ: Arm({}, most),
-        BAND: Arm({"attention": Attention.BAND}, most),
-        SPACE: Arm({"attention": Attention.NONE}, most),
-        FULL: Arm({"attention": Attention.FULL}, most),
-        FROZEN: Arm({"learns_codebook": False}, short),
-        NO_SPACE: Arm({"state_space": StateSpace.NONE}, short),
-        FEW: Arm({"num_codes": 16}, ("recall",)),
+        LONGVQ: Arm({}, TASKS),
+        BAND: Arm({"attention": Attention.BAND}, TASKS),
+        SPACE: Arm({"attention": Attention.NONE}, TASKS),
+        FULL: Arm({"attention": Attention.FULL}, TASKS),
+        TWO: Arm({"num_codes": 2}, (*_SHORT, "text")),
+        FROZEN: Arm({"learns_codebook": False}, _SHORT),
+        NO_SPACE: Arm({"state_space": StateSpace.NONE}, _SHORT),
+        FEW: Arm({"num_codes": 16}, ("recall", "text")),
         "VQ without band bias": Arm({"has_bias": False}),
         "Laplace": Arm({"weighting": Weighting.LAPLACE}),
         "S4D instead of EMA": Arm({"state_space": StateSpace.S4D}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.longvq.arms import BAND, FLOORS, FROZEN, LONGVQ, SPACE, TASKS, arms
+from experiments.longvq.arms import BAND, FLOORS, FROZEN, LONGVQ, SPACE, TASKS, TWO, arms
 from experiments.longvq.sizes import Size
 from experiments.results import table
 from experiments.statistics import Interval, difference, from_text, mean
@@ -22,6 +22,11 @@ _TITLES = {
     "reviews": "Film reviews",
 }
 _ENOUGH_SEEDS, _ENOUGH_ITEMS = 3, 10_000
+_SHOWN_BY = {
+    BAND: "attention beyond the band",
+    TWO: "more codes than two",
+    FROZEN: "learning the codebook",
+}
 
 Row = Mapping[str, Any]
 
@@ -164,11 +169,11 @@ def _compared(verdicts: Mapping[str, int]) -> list[str]:
 
 
 def _codebook(verdicts: Mapping[str, int]) -> str:
-    """Say whether seeing beyond the band through codes, and learning these, gains anything."""
+    """Say whether seeing beyond the band, telling apart what is there, and learning to, gain."""
     says = {-1: "contributes", 0: "is not shown to contribute", 1: "does harm"}
     told = [
         f"{what} **{says[verdicts[name]]}** (against {name})"
-        for name, what in ((BAND, "the codebook"), (FROZEN, "learning the codebook"))
+        for name, what in _SHOWN_BY.items()
         if name in verdicts
     ]
     return "Here " + "; ".join(told) + "." if told else ""

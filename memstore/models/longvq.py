@@ -28,7 +28,7 @@ from memstore.models.checkpoints import (
 )
 from memstore.models.longvq_block import BlockOutput, LayerState, LongVQBlock
 from memstore.models.longvq_config import LongVQConfig, parse_config
-from memstore.models.longvq_memory import check_memory
+from memstore.models.longvq_memory import check_memory, estimate_bytes
 from memstore.models.longvq_quantizer import COLLAPSED_BELOW, CodeUse, check_finite
 from memstore.models.longvq_state import LongVQState, check_state, initial_state
 
@@ -69,6 +69,7 @@ class LongVQ(nn.Module):
     def __init__(self, config: LongVQConfig, *, checkpointing: bool = False) -> None:
         super().__init__()
         self.config, self.checkpointing = config, checkpointing
+        self._had = 0  # bytes that the largest pass took
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
         nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
         self.blocks = nn.ModuleList(LongVQBlock(config) for _ in range(config.num_layers))
@@ -247,14 +248,17 @@ class LongVQ(nn.Module):
         if state is not None:
             self.initial_state(0)  # raises if the model has none
             check_state(state, self.config, len(tokens))
-        check_memory(
+        wanted = estimate_bytes(
             self.config,
             *tokens.shape,
-            device=tokens.device,
             itemsize=self.embedding.weight.element_size(),
             keeps_activations=torch.is_grad_enabled(),
             checkpointing=self.checkpointing,
         )
+        # A processor's memory that was freed may still count as taken: nothing is asked for twice.
+        if wanted > self._had:
+            check_memory(wanted, tokens.shape, tokens.device)
+            self._had = wanted
 
     def _check_ids(self, tokens: torch.Tensor) -> None:
         if tokens.device.type != "cpu":  # a look would wait for the device

@@ -5,6 +5,7 @@ Running out of memory kills a process, or stalls the machine; an estimate says s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ import torch
 from memstore.errors import ConfigError
 from memstore.models.longvq_config import Attention, KeyGradient, LongVQConfig
 
-_SMALL = 1 << 30  # bytes: below that nobody asks the machine
+_SMALL = 1 << 28  # bytes: below that nobody asks the machine
 _LOGITS = 3 * 4  # bytes: a logit, its probability and its gradient in float32
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")  # version 2: what a container may take
+_CACHES = ("active_file", "inactive_file")  # of files: counted as taken, and given back at need
 
 
 def estimate_bytes(
@@ -60,41 +62,24 @@ def estimate_bytes(
     return batch_size * length * floats * itemsize + _LOGITS * num_targets * config.vocab_size
 
 
-def check_memory(
-    config: LongVQConfig,
-    batch_size: int,
-    length: int,
-    *,
-    device: torch.device,
-    itemsize: int,
-    keeps_activations: bool,
-    checkpointing: bool,
-    num_targets: int = 0,
-) -> None:
+def check_memory(wanted: int, shape: Sequence[int], device: torch.device) -> None:
     """Refuse texts that are longer than memory allows.
+
+    Args:
+        wanted: bytes, of `estimate_bytes`.
+        shape: B and L, for what is said.
+        device: that they would be on.
 
     Raises:
         ConfigError: with the bytes that it would take and those that there are.
     """
-    wanted = estimate_bytes(
-        config,
-        batch_size,
-        length,
-        itemsize=itemsize,
-        keeps_activations=keeps_activations,
-        checkpointing=checkpointing,
-        num_targets=num_targets,
-    )
-    if wanted < _SMALL:
-        return
-    available = available_bytes(device)
+    available = available_bytes(device) if wanted >= _SMALL else None
     if available is not None and wanted > available:
-        advice = "read fewer or shorter texts at a time"
-        if keeps_activations and not checkpointing:
-            advice += ", or set checkpointing"
+        batch_size, length = shape
         raise ConfigError(
             f"tokens: {batch_size} x {length} would take about {wanted / 2**30:.1f} GiB on "
-            f"{device}, which has {available / 2**30:.1f} GiB; {advice}",
+            f"{device}, which has {available / 2**30:.1f} GiB; read fewer or shorter texts at a "
+            "time; training takes less with checkpointing",
             wanted_bytes=wanted,
             available_bytes=available,
         )
@@ -118,6 +103,8 @@ def _of_container() -> int | None:
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         taken = int((_CGROUP / "memory.current").read_text())
+        lines = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        taken -= sum(int(size) for name, size in lines if name in _CACHES)
     except (OSError, ValueError):
         return None
     return None if limit == "max" else max(0, int(limit) - taken)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import distributed, nn
 
 from memstore.errors import NotFiniteError
@@ -23,8 +24,9 @@ from memstore.models.longvq_config import KeyGradient
 # Of the average code's use: a code with less is put where a key is, and starts with the second.
 # Being chosen never, it stays ln(0.1 / 0.05) / (1 - decay) = 69 batches.
 _RESET_BELOW, _NEW_USE = 0.05, 0.1
-# Transformer-VQ: what a centroid is at least divided by.
-_LEAST = 0.01
+# What a centroid is at least divided by. With Transformer-VQ's 0.01 those that stand for less than
+# that of a key a batch would shrink, and in a batch of fewer keys than codes many do.
+_LEAST = 1e-6
 # Of codes: a codebook in use like this many equally used ones, or fewer, has collapsed.
 COLLAPSED_BELOW = 1.5
 _USE_DECAY = 0.9  # of the average that says so, a batch
@@ -108,7 +110,8 @@ class KeyQuantizer(nn.Module):
         self.decay, self.commitment, self.gradient = decay, commitment, gradient
         self.learns = learns
         # As long as keys are: a key has mean 0 and deviation K^(-1/4) over its width.
-        drawn = torch.randn(num_heads, num_codes, key_dim) * key_dim**-0.25
+        drawn = F.layer_norm(torch.randn(num_heads, num_codes, key_dim), (key_dim,))
+        drawn = drawn * key_dim**-0.25
         self.has_gradient = gradient is KeyGradient.LEARNED and learns
         if self.has_gradient:
             self.codebook = nn.Parameter(drawn)

@@ -175,6 +175,10 @@ def test_recall_asks_for_each_key_once_and_wants_its_value():
     items = torch.cat([each.items for each in task.test(0)])
     assert items.tolist() == list(range(12)) == list(range(task.num_items))
     assert task.floors()["any value that was shown"] == pytest.approx(12 / 31)
+    # Two texts a place at most: whose pair is named gets its question right.
+    of_two = Recall(40, task.train, (Part(8, 2, 4000),), 16, window=9).floors()
+    first_asked_first = 1 / (1 + 2**-0.99)
+    assert list(of_two.values()) == pytest.approx([0.5, first_asked_first], abs=0.02)
 
 
 def test_recall_gaps_follow_the_power_law():

@@ -186,13 +186,21 @@ def test_a_frozen_codebook_stays() -> None:
     assert (quantizer.usage_perplexity() < 6).all()
 
 
+def test_drawn_centroids_are_as_long_as_keys() -> None:
+    """Short ones would be the nearest of most keys, whatever these are."""
+    centroids = make_quantizer(learns=False).centroids()
+    torch.testing.assert_close(centroids.norm(dim=2), torch.full((2, 6), 2**0.5), rtol=0.01, atol=0)
+
+
 def test_a_text_shorter_than_the_codebook_is_enough() -> None:
-    """Some centroids are then the same key."""
+    """Some centroids are then the same key; they stay as long as keys are."""
     quantizer = make_quantizer()
-    for _ in range(3):
-        quantized = learn(quantizer, make_keys()[:1, :, :2])
+    keys = torch.nn.functional.normalize(make_keys()[:1, :, :1], dim=3)
+    for _ in range(200):
+        quantized = learn(quantizer, keys)
     assert quantized.keys.isfinite().all()
     assert (quantizer.usage_perplexity() <= 6.01).all()
+    torch.testing.assert_close(quantizer.centroids().norm(dim=2), torch.ones(2, 6))
 
 
 def test_keys_that_are_not_finite_are_refused() -> None:
