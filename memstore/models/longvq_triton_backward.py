@@ -53,7 +53,6 @@ def query_gradient(
     SLICE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DTYPE: tl.constexpr,
     IS_SOFTMAX: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
@@ -68,7 +67,7 @@ def query_gradient(
     here = row * num_blocks + block
     query = here * height + i
     slot = part.to(tl.int64) * (span + 1) + place % span
-    q = load_rows(queries, query, is_row, KEY_DIM, DEPTH, DTYPE)
+    q = load_rows(queries, query, is_row, KEY_DIM, DEPTH)
     total = tl.load(totals + query, mask=is_row, other=1.0)[:, None]
     share = tl.load(shares + query, mask=is_row, other=0.0)[:, None]
     given = tl.zeros((ROWS, DEPTH), tl.float32)
@@ -76,27 +75,27 @@ def query_gradient(
         c = first + tl.arange(0, COLUMNS)
         is_code = c < NUM_CODES
         count = tl.load(counts + here * NUM_CODES + c, mask=is_code, other=0.0)[None, :]
-        keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH, DTYPE)
+        keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH)
         far = slot * NUM_CODES + c
         logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         products = row_products(
-            grad, query, is_row, sums, far, is_code, VALUE_DIM, SLICE, DTYPE, PRECISION
+            grad, query, is_row, sums, far, is_code, VALUE_DIM, SLICE, PRECISION
         )
         asked = slope(logits, count, total, IS_SOFTMAX) * (products - count * share)
-        given = tl.dot(asked.to(DTYPE), keys, given, input_precision=PRECISION)
+        given = tl.dot(asked, keys, given, input_precision=PRECISION)
     begin = (row * (num_blocks + NEAR - 1) + block) * WINDOW
     for first in range(0, last_near(tl.program_id(1), ROWS, WINDOW, NEAR), COLUMNS):
         j = first + tl.arange(0, COLUMNS)
         is_near = j < NEAR * WINDOW
-        keys = load_rows(near_keys, begin + j, is_near, KEY_DIM, DEPTH, DTYPE)
+        keys = load_rows(near_keys, begin + j, is_near, KEY_DIM, DEPTH)
         logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         logits += bias_tile(bias, is_key, head, height, i, j, begin + j, is_near, NEAR * WINDOW)
         products = row_products(
-            grad, query, is_row, values, begin + j, is_near, VALUE_DIM, SLICE, DTYPE, PRECISION
+            grad, query, is_row, values, begin + j, is_near, VALUE_DIM, SLICE, PRECISION
         )
         count = tl.where(is_near, 1.0, 0.0)[None, :]
         asked = slope(logits, count, total, IS_SOFTMAX) * (products - share)
-        given = tl.dot(asked.to(DTYPE), keys, given, input_precision=PRECISION)
+        given = tl.dot(asked, keys, given, input_precision=PRECISION)
     store_rows(into, query, is_row, given, KEY_DIM, DEPTH)
 
 
@@ -124,7 +123,6 @@ def near_gradient(
     SLICE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DTYPE: tl.constexpr,
     IS_SOFTMAX: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
@@ -136,7 +134,7 @@ def near_gradient(
     w = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     is_near = w < WINDOW
     key = tl.program_id(0).to(tl.int64) * WINDOW + w
-    keys = load_rows(near_keys, key, is_near, KEY_DIM, DEPTH, DTYPE)
+    keys = load_rows(near_keys, key, is_near, KEY_DIM, DEPTH)
     count = tl.where(is_near, 1.0, 0.0)[None, :]
     of_keys = tl.zeros((COLUMNS, DEPTH), tl.float32)
     of_values = tl.zeros((COLUMNS, WIDTH), tl.float32)
@@ -147,8 +145,8 @@ def near_gradient(
             i = first + tl.arange(0, ROWS)
             is_row = i < height
             query = here * height + i
-            q = load_rows(queries, query, is_row, KEY_DIM, DEPTH, DTYPE)
-            g = load_rows(grad, query, is_row, VALUE_DIM, WIDTH, DTYPE)
+            q = load_rows(queries, query, is_row, KEY_DIM, DEPTH)
+            g = load_rows(grad, query, is_row, VALUE_DIM, WIDTH)
             total = tl.load(totals + query, mask=is_row, other=1.0)[:, None]
             share = tl.load(shares + query, mask=is_row, other=0.0)[:, None]
             logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
@@ -156,12 +154,12 @@ def near_gradient(
                 bias, is_key, head, height, i, place * WINDOW + w, key, is_near, NEAR * WINDOW
             )
             products = row_products(
-                grad, query, is_row, values, key, is_near, VALUE_DIM, SLICE, DTYPE, PRECISION
+                grad, query, is_row, values, key, is_near, VALUE_DIM, SLICE, PRECISION
             )
             weights = weigh(logits, count, total, IS_SOFTMAX)
             asked = slope(logits, count, total, IS_SOFTMAX) * (products - share)
-            of_values = tl.dot(tl.trans(weights.to(DTYPE)), g, of_values, input_precision=PRECISION)
-            of_keys = tl.dot(tl.trans(asked.to(DTYPE)), q, of_keys, input_precision=PRECISION)
+            of_values = tl.dot(tl.trans(weights), g, of_values, input_precision=PRECISION)
+            of_keys = tl.dot(tl.trans(asked), q, of_keys, input_precision=PRECISION)
     store_rows(into_keys, key, is_near, of_keys, KEY_DIM, DEPTH)
     store_rows(into_values, key, is_near, of_values, VALUE_DIM, WIDTH)
 
@@ -191,7 +189,6 @@ def bias_gradient(
     SLICE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DTYPE: tl.constexpr,
     IS_SOFTMAX: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
@@ -209,14 +206,14 @@ def bias_gradient(
         block = number % num_blocks
         query = (row * num_blocks + block) * height + i
         key = (row * (num_blocks + NEAR - 1) + block) * WINDOW + j
-        q = load_rows(queries, query, is_row, KEY_DIM, DEPTH, DTYPE)
-        keys = load_rows(near_keys, key, is_near, KEY_DIM, DEPTH, DTYPE)
+        q = load_rows(queries, query, is_row, KEY_DIM, DEPTH)
+        keys = load_rows(near_keys, key, is_near, KEY_DIM, DEPTH)
         total = tl.load(totals + query, mask=is_row, other=1.0)[:, None]
         share = tl.load(shares + query, mask=is_row, other=0.0)[:, None]
         logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         logits += bias_tile(bias, is_key, head, height, i, j, key, is_near, NEAR * WINDOW)
         products = row_products(
-            grad, query, is_row, values, key, is_near, VALUE_DIM, SLICE, DTYPE, PRECISION
+            grad, query, is_row, values, key, is_near, VALUE_DIM, SLICE, PRECISION
         )
         given += slope(logits, count, total, IS_SOFTMAX) * (products - share)
     target = parts + (tl.program_id(0).to(tl.int64) * height + i)[:, None] * (NEAR * WINDOW)

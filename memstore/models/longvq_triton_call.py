@@ -71,7 +71,7 @@ class Call:
         counts = far_counts(
             layout.is_key,
             layout.codes,
-            layout.past_counts.float(),
+            layout.past_counts,
             tensors.queries.shape[1],
             is_causal=layout.is_causal,
         )
@@ -104,9 +104,6 @@ class Call:
         depth = max(_MIN_SIDE, next_power_of_two(queries.shape[3]))
         width = max(_MIN_SIDE, next_power_of_two(values.shape[3]))
         is_exact = torch.get_float32_matmul_precision() == "highest"
-        is_narrow = queries.dtype == torch.bfloat16
-        # The interpreter has no bfloat16 products.
-        narrow = tl.bfloat16 if not triton.knobs.runtime.interpret else tl.float32
         return {
             "HEADS": len(codebook),
             "WINDOW": values.shape[2],
@@ -118,12 +115,11 @@ class Call:
             "WIDTH": width,
             "SLICE": min(32, width),
             # A float32 is two TF32 in registers: larger tiles do not fit there.
-            "ROWS": 64 if is_narrow else 32,
-            "COLUMNS": 64 if is_narrow and width <= 128 else 32,
-            "CODES": 64 if is_narrow and width <= 128 else 32,
-            "DTYPE": narrow if is_narrow else tl.float32,
-            "PIECE": narrow,
-            "PIECES": 1 if is_narrow else 3,
+            "ROWS": 32,
+            "COLUMNS": 32,
+            "CODES": 32,
+            # The interpreter has no bfloat16 products.
+            "PIECE": tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16,
             "IS_SOFTMAX": self.layout.weighting is Weighting.SOFTMAX,
             "PRECISION": "tf32x3" if is_exact else "tf32",
         }
@@ -158,7 +154,7 @@ class Call:
 
     def _seen_first(self, rows: slice) -> torch.Tensor:
         """Return (rows, S, E), the sums that the first block of queries sees."""
-        past = self.layout.past_sums[rows].float()
+        past = self.layout.past_sums[rows]
         num_far = self.num_key_blocks - 3
         if self.layout.is_causal or num_far < 1 or not past.shape[1]:
             return past

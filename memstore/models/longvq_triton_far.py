@@ -35,7 +35,6 @@ def far_products(
     CODES: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DTYPE: tl.constexpr,
     IS_SOFTMAX: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
@@ -55,14 +54,14 @@ def far_products(
     f = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     SIZE: tl.constexpr = SIDE * KEY_DIM if IS_MOMENT else SIDE
     is_column = f < SIZE
-    keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH, DTYPE)
+    keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH)
     count = tl.load(counts + here * NUM_CODES + c, mask=is_code, other=0.0)[:, None]
     made = tl.zeros((CODES, COLUMNS), tl.float32)
     for first in range(0, height, ROWS):
         i = first + tl.arange(0, ROWS)
         is_row = i < height
         query = here * height + i
-        q = load_rows(queries, query, is_row, KEY_DIM, DEPTH, DTYPE)
+        q = load_rows(queries, query, is_row, KEY_DIM, DEPTH)
         total = tl.load(totals + query, mask=is_row, other=1.0)[None, :]
         logits = tl.dot(keys, tl.trans(q), input_precision=PRECISION)
         is_there = is_row[:, None] & is_column[None, :]
@@ -76,11 +75,11 @@ def far_products(
                 mask=is_there,
                 other=0.0,
             )
-            right = side.to(tl.float32) * asking.to(tl.float32)
+            right = side * asking
         else:
             left = weigh(logits, count, total, IS_SOFTMAX)
             right = tl.load(sides + query[:, None] * SIDE + f[None, :], mask=is_there, other=0.0)
-        made = tl.dot(left.to(DTYPE), right.to(DTYPE), made, input_precision=PRECISION)
+        made = tl.dot(left, right, made, input_precision=PRECISION)
     target = table + part.to(tl.int64) * row_stride
     target += ((place % span).to(tl.int64) * NUM_CODES + c)[:, None] * SIZE + f[None, :]
     tl.store(target, made, mask=is_code[:, None] & is_column[None, :])
@@ -109,7 +108,6 @@ def centroid_gradient(
     SLICE: tl.constexpr,
     CODES: tl.constexpr,
     ROWS: tl.constexpr,
-    DTYPE: tl.constexpr,
     IS_SOFTMAX: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
@@ -123,7 +121,7 @@ def centroid_gradient(
     slot = part.to(tl.int64) * (span + 1) + place % span
     c = tl.program_id(1) * CODES + tl.arange(0, CODES)
     is_code = c < NUM_CODES
-    keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH, DTYPE)
+    keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH)
     far = slot * NUM_CODES + c
     count = tl.load(counts + here * NUM_CODES + c, mask=is_code, other=0.0)[:, None]
     given = tl.zeros((CODES, DEPTH), tl.float32)
@@ -131,15 +129,15 @@ def centroid_gradient(
         i = first + tl.arange(0, ROWS)
         is_row = i < height
         query = here * height + i
-        q = load_rows(queries, query, is_row, KEY_DIM, DEPTH, DTYPE)
+        q = load_rows(queries, query, is_row, KEY_DIM, DEPTH)
         total = tl.load(totals + query, mask=is_row, other=1.0)[None, :]
         share = tl.load(shares + query, mask=is_row, other=0.0)[None, :]
         logits = tl.dot(keys, tl.trans(q), input_precision=PRECISION)
         products = row_products(
-            sums, far, is_code, grad, query, is_row, VALUE_DIM, SLICE, DTYPE, PRECISION
+            sums, far, is_code, grad, query, is_row, VALUE_DIM, SLICE, PRECISION
         )
         asked = slope(logits, count, total, IS_SOFTMAX) * (products - count * share)
-        given = tl.dot(asked.to(DTYPE), q, given, input_precision=PRECISION)
+        given = tl.dot(asked, q, given, input_precision=PRECISION)
     store_rows(table, place.to(tl.int64) * NUM_CODES + c, is_code, given, KEY_DIM, DEPTH)
 
 
@@ -180,7 +178,7 @@ def give(
     source += code.to(tl.int64)[:, None] * (SIDE * DIM) + d[None, :]
     given = tl.zeros((KEYS, COLUMNS), tl.float32)
     for side in range(SIDE):
-        times = tl.load(sides + key * SIDE + side, mask=is_token, other=0.0).to(tl.float32)
+        times = tl.load(sides + key * SIDE + side, mask=is_token, other=0.0)
         given += tl.load(source + side * DIM, mask=is_there, other=0.0) * times[:, None]
     target = into + key[:, None] * DIM + d[None, :]
     tl.store(target, tl.load(target, mask=is_there, other=0.0) + sign * given, mask=is_there)

@@ -37,7 +37,6 @@ def sum_by_code(
     NUM_CODES: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     PARTS: tl.constexpr,
-    PIECES: tl.constexpr,
     PIECE: tl.constexpr,
     CODES: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -69,16 +68,13 @@ def sum_by_code(
                 source = values + (begin + w)[:, None] * VALUE_DIM + e[None, :]
                 x = tl.load(source, mask=is_value, other=0.0)
                 ones = tl.where(c[:, None] == code[None, :], 1.0 - 2.0 * back, 0.0).to(PIECE)
-                if PIECES == 1:
-                    sums = tl.dot(ones, x.to(PIECE), sums, input_precision="ieee")
-                else:
-                    # Cut off, not rounded: each piece holds 8 bits more, and the rest is exact.
-                    high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-                    rest = x - high
-                    middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
-                    sums = tl.dot(ones, (rest - middle).to(PIECE), sums, input_precision="ieee")
-                    sums = tl.dot(ones, middle.to(PIECE), sums, input_precision="ieee")
-                    sums = tl.dot(ones, high.to(PIECE), sums, input_precision="ieee")
+                # Cut off, not rounded: each piece holds 8 bits more, and the rest is exact.
+                high = (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+                rest = x - high
+                middle = (rest.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+                sums = tl.dot(ones, (rest - middle).to(PIECE), sums, input_precision="ieee")
+                sums = tl.dot(ones, middle.to(PIECE), sums, input_precision="ieee")
+                sums = tl.dot(ones, high.to(PIECE), sums, input_precision="ieee")
     target = table + part.to(tl.int64) * row_stride
     target += (slot.to(tl.int64) * NUM_CODES + c)[:, None] * VALUE_DIM + e[None, :]
     tl.store(target, sums, mask=(c < NUM_CODES)[:, None] & is_column[None, :])
@@ -131,7 +127,7 @@ def _absorb(
     else:
         weights = tl.where(is_there, laplace(logits), 0.0)
     total += tl.sum(weights * counts[None, :], axis=1)
-    seen = tl.dot(weights.to(sums.dtype), sums, seen, input_precision=PRECISION)
+    seen = tl.dot(weights, sums, seen, input_precision=PRECISION)
     return top, total, seen
 
 
@@ -162,7 +158,6 @@ def attend(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    DTYPE: tl.constexpr,
     IS_SOFTMAX: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> None:
@@ -179,7 +174,7 @@ def attend(
     is_row = i < height
     here = row * num_blocks + block
     slot = part.to(tl.int64) * (span + 1) + place % span
-    q = load_rows(queries, here * height + i, is_row, KEY_DIM, DEPTH, DTYPE)
+    q = load_rows(queries, here * height + i, is_row, KEY_DIM, DEPTH)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     seen = tl.zeros((ROWS, WIDTH), tl.float32)
@@ -187,16 +182,16 @@ def attend(
         c = first + tl.arange(0, COLUMNS)
         is_code = c < NUM_CODES
         count = tl.load(counts + here * NUM_CODES + c, mask=is_code, other=0.0)
-        keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH, DTYPE)
-        far = load_rows(sums, slot * NUM_CODES + c, is_code, VALUE_DIM, WIDTH, DTYPE)
+        keys = load_rows(codebook, head * NUM_CODES + c, is_code, KEY_DIM, DEPTH)
+        far = load_rows(sums, slot * NUM_CODES + c, is_code, VALUE_DIM, WIDTH)
         logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         top, total, seen = _absorb(logits, count, far, top, total, seen, IS_SOFTMAX, PRECISION)
     begin = (row * (num_blocks + NEAR - 1) + block) * WINDOW
     for first in range(0, last_near(tl.program_id(1), ROWS, WINDOW, NEAR), COLUMNS):
         j = first + tl.arange(0, COLUMNS)
         is_near = j < NEAR * WINDOW
-        keys = load_rows(near_keys, begin + j, is_near, KEY_DIM, DEPTH, DTYPE)
-        tokens = load_rows(values, begin + j, is_near, VALUE_DIM, WIDTH, DTYPE)
+        keys = load_rows(near_keys, begin + j, is_near, KEY_DIM, DEPTH)
+        tokens = load_rows(values, begin + j, is_near, VALUE_DIM, WIDTH)
         logits = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         logits += bias_tile(bias, is_key, head, height, i, j, begin + j, is_near, NEAR * WINDOW)
         count = tl.where(is_near, 1.0, 0.0)

@@ -26,22 +26,20 @@ def gradients(
     wants_codebook: bool,
     wants_bias: bool,
 ) -> tuple[torch.Tensor | None, ...]:
-    """Return the gradient of each tensor, in its dtype; None for those that are not wanted.
+    """Return the gradient of each tensor; None for those that are not wanted.
 
     Args:
         tensors: as given to `attend`.
         layout: likewise.
         output: what `attend` returned.
         totals: likewise.
-        grad: (R, A, r, E), of the output.
+        grad: (R, A, r, E) float32, of the output.
         wants_codebook: else the centroids get none.
         wants_bias: else the bias gets none.
     """
     call, grad = Call.of(tensors, layout), grad.contiguous()
-    shares = (grad.float() * output).sum(-1)
-    of_queries, of_keys, of_values = (
-        torch.empty(each.shape, dtype=torch.float32, device=each.device) for each in tensors[:3]
-    )
+    shares = (grad * output).sum(-1)
+    of_queries, of_keys, of_values = (each.new_empty(each.shape) for each in tensors[:3])
     of_codebook = None
     with on_device_of(grad):
         _near(call, grad, totals, shares, of_keys, of_values)
@@ -62,8 +60,7 @@ def gradients(
     if of_codebook is not None:
         num_texts = len(of_codebook) // len(tensors.codebook)
         of_codebook = of_codebook.view(num_texts, *tensors.codebook.shape).sum(0)
-    made = of_queries, of_keys, of_values, of_codebook, of_bias
-    return tuple(None if each is None else each.to(grad.dtype) for each in made)
+    return of_queries, of_keys, of_values, of_codebook, of_bias
 
 
 class _FarGradient:
@@ -185,7 +182,7 @@ def _far_gradients(
     projection = draw_projection(values, width)
     if projection is not None:
         values, asked = values @ projection, asked @ projection
-    query_sides = torch.cat([asked, -shares[..., None].to(grad.dtype)], dim=3)
+    query_sides = torch.cat([asked, -shares[..., None]], dim=3)
     key_sides = torch.cat([values, is_key], dim=3)
     far.append(_FarGradient(call, of_keys, query_sides, key_sides, is_moment=True))
     return far

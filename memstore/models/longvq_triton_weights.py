@@ -23,13 +23,12 @@ def load_rows(
     is_row: tl.tensor,
     WIDTH: tl.constexpr,
     PADDED: tl.constexpr,
-    DTYPE: tl.constexpr,
 ) -> tl.tensor:
     """Return (len(rows), PADDED) of a matrix WIDTH wide, zeros beyond it."""
     column = tl.arange(0, PADDED)
     places = source + rows.to(tl.int64)[:, None] * WIDTH + column[None, :]
     is_there = is_row[:, None] & (column < WIDTH)[None, :]
-    return tl.load(places, mask=is_there, other=0.0).to(DTYPE)
+    return tl.load(places, mask=is_there, other=0.0)
 
 
 @compiled
@@ -42,7 +41,6 @@ def row_products(
     is_right: tl.tensor,
     WIDTH: tl.constexpr,
     SLICE: tl.constexpr,
-    DTYPE: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> tl.tensor:
     """Return the inner products of rows of two wide matrices: (left_rows, right_rows).
@@ -63,7 +61,7 @@ def row_products(
             mask=is_right[:, None] & is_column,
             other=0.0,
         )
-        made = tl.dot(x.to(DTYPE), tl.trans(y.to(DTYPE)), made, input_precision=PRECISION)
+        made = tl.dot(x, tl.trans(y), made, input_precision=PRECISION)
     return made
 
 
@@ -80,7 +78,7 @@ def store_rows(
     column = tl.arange(0, PADDED)
     places = target + rows.to(tl.int64)[:, None] * WIDTH + column[None, :]
     is_there = is_row[:, None] & (column < WIDTH)[None, :]
-    tl.store(places, values.to(target.dtype.element_ty), mask=is_there)
+    tl.store(places, values, mask=is_there)
 
 
 @compiled
@@ -104,7 +102,7 @@ def bias_tile(
     is_there = (i < height)[:, None] & is_near[None, :]
     added = tl.load(bias + rows[:, None] * NUM_NEAR + j[None, :], mask=is_there, other=0.0)
     is_present = tl.load(is_key + key, mask=is_near, other=1) != 0
-    return added.to(tl.float32) + tl.where(is_present, 0.0, MASKED)[None, :]
+    return added + tl.where(is_present, 0.0, MASKED)[None, :]
 
 
 @compiled
