@@ -1,15 +1,16 @@
 """Real text: passages of XQuAD's articles, one or several a document, and their questions.
 
 The model learns from other text, which has no questions: a few words that follow one another are
-taken out of a passage and asked for (the inverse cloze task, arXiv 1906.00300). Tokens begin with
-the word vectors of the default encoder.
+taken out of a passage and asked for (the inverse cloze task, arXiv 1906.00300), and as many out of
+all others, so that how long it is does not give it away. Tokens begin with the word vectors of the
+default encoder.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -33,14 +34,14 @@ class Articles:
 
     Args:
         data: folder that holds text/ and xquad/.
-        passage_tokens: of a passage.
+        passage_tokens: of a passage; in training, with what is taken out.
         training_passages: of a document, a piece of a text.
         batch_documents: in a batch, with a question each.
         question_tokens: least and most of what is taken out.
         joined: articles of a document of the test, one after the other.
     """
 
-    data: Path
+    data: Path = field(repr=False)
     passage_tokens: int = 64
     training_passages: int = 8
     batch_documents: int = 8
@@ -92,14 +93,18 @@ class Articles:
         shares = lengths / lengths.sum()
         while True:
             documents, questions, gold = [], [], []
+            least, most = self.question_tokens
+            num_taken = int(rng.integers(least, most + 1))
             for number, text in enumerate(rng.choice(len(lengths), self.batch_documents, p=shares)):
                 start = int(rng.integers(lengths[text] - self._document_tokens + 1))
                 ids = self._texts[text][start : start + self._document_tokens]
-                passages = list(ids.reshape(self.training_passages, -1))
+                parted = [
+                    _take_out(each, num_taken, rng)
+                    for each in np.split(ids, self.training_passages)
+                ]
                 asked = int(rng.integers(self.training_passages))
-                passages[asked], question = self._take_out(passages[asked], rng)
-                documents.append(passages)
-                questions.append(question)
+                documents.append([rest for rest, _ in parted])
+                questions.append(parted[asked][1])
                 gold.append(number * self.training_passages + asked)
             yield Batch(documents, questions, gold)
 
@@ -120,14 +125,15 @@ class Articles:
                         questions.append(asked)
                     contexts.append(paragraph["context"])
                     start += len(paragraph["context"]) + 1
-            documents.append(Document(document_id, " ".join(contexts)))
+            title = "" if self.joined > 1 else articles[first]["title"].replace("_", " ")
+            documents.append(Document(document_id, " ".join(contexts), title=title))
         return Test(documents, questions, ["all"])
 
-    def _take_out(
-        self, passage: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return a passage without some tokens, and those."""
-        least, most = self.question_tokens
-        length = int(rng.integers(least, most + 1))
-        start = int(rng.integers(len(passage) - length + 1))
-        return np.delete(passage, slice(start, start + length)), passage[start : start + length]
+
+def _take_out(
+    passage: np.ndarray, num_taken: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a passage without some tokens that follow one another, and those."""
+    start = int(rng.integers(len(passage) - num_taken + 1))
+    taken = slice(start, start + num_taken)
+    return np.delete(passage, taken), passage[taken]

@@ -27,7 +27,7 @@ from memstore.models.longvq import LongVQ
 from memstore.models.longvq_config import LongVQConfig
 
 FACTS, ARTICLES, JOINED = "facts", "articles", "articles joined"
-WHOLE, WINDOWS = "documents whole", "windows"
+WHOLE, WINDOWS, TITLED = "documents whole", "windows", "windows, each with the title"
 UNTRAINED, MINILM = "nothing", "MiniLM"
 
 ARMS = {
@@ -39,6 +39,7 @@ ARMS = {
         (WINDOWS, WHOLE),
         (UNTRAINED, WINDOWS),
         (MINILM, WINDOWS),
+        (MINILM, TITLED),
     ),
     JOINED: ((WHOLE, WHOLE), (WINDOWS, WINDOWS), (WHOLE, WINDOWS)),
 }
@@ -134,7 +135,8 @@ class Workshop:
         test = self._tests[name]
         told: dict[str, Any] = {}
         if learnt == MINILM:
-            options = EncoderOptions(window_tokens=task.passage_tokens + 2, template="{text}")
+            template = "{title} {text}" if key["reads"] == TITLED else "{text}"
+            options = EncoderOptions(window_tokens=task.passage_tokens + 2, template=template)
         else:
             folder = self._model(_LEARNT_FOR.get(name, name), learnt, seed)
             told = json.loads((folder / _LEARNING).read_text())
@@ -159,7 +161,8 @@ class Workshop:
 
     def _model(self, name: str, learnt: str, seed: int) -> Path:
         """Return the folder of a model; train it if nobody has."""
-        folder = self._cache / f"{name} {digest(SETTINGS[name])}, {learnt}, seed {seed}"
+        made_by = digest((SETTINGS[name], self._tasks[name]))
+        folder = self._cache / f"{name} {made_by}, {learnt}, seed {seed}"
         with locked(folder.with_suffix(".lock")):
             if not (folder / _LEARNING).exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed

@@ -135,9 +135,14 @@ def test_an_article_is_its_paragraphs(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_of_running_text_is_taken_out_of_it() -> None:
-    """What remains of the passage is all the rest."""
-    articles = Articles(Path(), passage_tokens=20, question_tokens=(4, 6))
-    passage, question = articles._take_out(np.arange(20), np.random.default_rng(0))
-    assert 4 <= len(question) <= 6
-    assert sorted([*passage, *question]) == list(range(20))
-    assert (np.diff(question) == 1).all()
+    """As much is missing in every passage of a batch: none is told by its length."""
+    articles = Articles(Path(), passage_tokens=20, training_passages=3, question_tokens=(4, 6))
+    articles.__dict__["_texts"] = [np.arange(1000)]  # instead of archives
+    batch = next(articles.training(0))
+    (num_taken,) = {len(question) for question in batch.questions}
+    passages = [passage for document in batch.documents for passage in document]
+    assert 4 <= num_taken <= 6
+    assert {len(each) for each in passages} == {20 - num_taken}
+    for question, gold in zip(batch.questions, batch.gold, strict=True):
+        assert (np.diff(question) == 1).all()
+        assert (np.diff(sorted([*passages[gold], *question])) == 1).all()
