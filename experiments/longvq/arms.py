@@ -51,6 +51,8 @@ def arms(num_codes: int) -> dict[str, Arm]:
         FROZEN: Arm({"learns_codebook": False}, _SHORT),
         NO_SPACE: Arm({"state_space": StateSpace.NONE}, _SHORT),
         FEW: Arm({"num_codes": 16}, ("recall", "text")),
+        # On two cores 16 numbers of a value become one there, as with the library's defaults.
+        "moments of width 2": Arm({"moment_width": 2}, ("recall",)),
         "VQ without band bias": Arm({"has_bias": False}),
         "Laplace": Arm({"weighting": Weighting.LAPLACE}),
         "S4D instead of EMA": Arm({"state_space": StateSpace.S4D}),

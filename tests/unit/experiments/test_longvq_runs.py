@@ -291,7 +291,7 @@ def test_keys_of_the_short_run_are_those_that_decide():
     for task in ("recall", "copying"):
         names = {key["arm"] for key in found if key["task"] == task}
         assert {FROZEN, TWO, "VQ without SSM"} <= names
-    assert len(keys(TASKS, arms(64), 3, only_deciding=False)) == 5 * (1 + 3 * 15)
+    assert len(keys(TASKS, arms(64), 3, only_deciding=False)) == 5 * (1 + 3 * 16)
 
 
 def test_text_tasks_need_the_archives(tmp_path: Path):
