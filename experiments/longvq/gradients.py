@@ -98,7 +98,6 @@ def run(key: Key) -> Row:
         "loss": round(float(loss), 4),
         "accuracy": round(float(is_right.float().mean()), 4),
         "step_ms": round(step_ms, 2),
-        "perplexity": [round(float(each), 1) for each in model.usage_perplexity().flatten()],
     }
 
 
@@ -112,12 +111,10 @@ def report(rows: list[Row]) -> str:
                 continue
             bits = [row["loss"] / math.log(2) for row in found]
             shares = [100 * row["accuracy"] for row in found]
-            codes = [each for row in found for each in row["perplexity"]]
             cost = statistics.median(row["step_ms"] for row in found)
             reached = _spread(bits, 3), _spread(shares, 1)
-            used = f"{statistics.mean(codes):.0f}"
-            lines.append([task, gradient, str(len(found)), *reached, used, f"{cost:.0f}"])
-    columns = ["task", "gradient", "seeds", "bits", "accuracy, %", "codes in use", "ms a step"]
+            lines.append([task, gradient, str(len(found)), *reached, f"{cost:.0f}"])
+    columns = ["task", "gradient", "seeds", "bits", "accuracy, %", "ms a step"]
     return table(columns, lines)
 
 
