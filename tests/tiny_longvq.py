@@ -48,7 +48,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "state space alone": {"attention": Attention.NONE},
     "no bias": {"has_bias": False},
     "means": {"key_gradient": KeyGradient.MEANS},
-    "moments": {},
+    "auto": {},
+    "moments": {"key_gradient": KeyGradient.MOMENTS},
     "learned codebook": {"key_gradient": KeyGradient.LEARNED},
     "frozen codebook": {"learns_codebook": False},
 }

@@ -10,7 +10,13 @@ from typing import Any, Literal, get_args
 import torch
 
 from memstore.models.longvq import LongVQ
-from memstore.models.longvq_config import Attention, LongVQConfig, StateSpace, Weighting
+from memstore.models.longvq_config import (
+    Attention,
+    KeyGradient,
+    LongVQConfig,
+    StateSpace,
+    Weighting,
+)
 
 TaskName = Literal["listops", "recall", "copying", "text", "reviews"]
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -52,7 +58,9 @@ def arms(num_codes: int) -> dict[str, Arm]:
         NO_SPACE: Arm({"state_space": StateSpace.NONE}, _SHORT),
         FEW: Arm({"num_codes": 16}, ("recall", "text")),
         # On two cores 16 numbers of a value become one there, as with the library's defaults.
-        "moments of width 2": Arm({"moment_width": 2}, ("recall",)),
+        "moments of width 2": Arm(
+            {"key_gradient": KeyGradient.MOMENTS, "moment_width": 2}, ("recall",)
+        ),
         "VQ without band bias": Arm({"has_bias": False}),
         "Laplace": Arm({"weighting": Weighting.LAPLACE}),
         "S4D instead of EMA": Arm({"state_space": StateSpace.S4D}),

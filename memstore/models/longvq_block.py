@@ -172,10 +172,9 @@ class LongVQBlock(nn.Module):
             keys, codes, book = quantized.keys, quantized.codes, quantized.centroids
             loss, use = quantized.loss, quantized.use
         bias = keys.new_zeros(config.num_heads, rule.num_biases) if self.bias is None else self.bias
-        is_dense = config.attention is Attention.FULL or (
-            config.key_gradient is KeyGradient.DENSE and self.training and config.has_codes
-        )
-        if is_dense:
+        gradient = config.key_gradient_of(keys.shape[2], has_past=past is not None)
+        learns_dense = gradient is KeyGradient.DENSE and self.training and config.has_codes
+        if config.attention is Attention.FULL or learns_dense:
             if past is not None:
                 raise ConfigError(
                     "state: full attention, and training with key_gradient dense, read whole texts "
@@ -183,7 +182,6 @@ class LongVQBlock(nn.Module):
                 )
             seen = dense_attention(queries, keys, values, bias, mask, rule)
         else:
-            has_moments = config.key_gradient is KeyGradient.MOMENTS
             seen = factored_attention(
                 queries,
                 keys,
@@ -194,7 +192,7 @@ class LongVQBlock(nn.Module):
                 mask,
                 rule,
                 past,
-                moment_width=config.moment_width if has_moments else 0,
+                moment_width=config.moment_width if gradient is KeyGradient.MOMENTS else 0,
             )
         if past is not None:
             past = past.advance(codes, keys, values, mask)

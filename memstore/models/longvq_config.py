@@ -43,9 +43,11 @@ class KeyGradient(StrEnum):
 
     LOCAL: not at all; they learn in the band. MEANS: each as much as the mean of its code. LEARNED:
     not at all, but the centroids do, by backpropagation. MOMENTS: exactly for narrow values, on
-    average for wider ones, in O(L). DENSE: exactly, in O(L²).
+    average for wider ones, in O(L). DENSE: exactly, in O(L²). AUTO: DENSE for short texts, for
+    which it costs less, else MOMENTS.
     """
 
+    AUTO = "auto"
     LOCAL = "local"
     MEANS = "means"
     LEARNED = "learned"
@@ -74,7 +76,7 @@ class LongVQConfig:
         window: W: the bias is on tokens nearer than W, and blocks are of W tokens.
         has_bias: there is a learned bias by distance; else attention knows no order.
         key_gradient: how keys learn from far queries.
-        moment_width: with gradient by moments, values of a head that are wider are projected to
+        moment_width: where keys learn by moments, values of a head that are wider are projected to
             this; exact if none is.
         learns_codebook: centroids follow the keys; else they stay as drawn at random.
         decay: of the centroids' moving averages, a batch.
@@ -100,7 +102,7 @@ class LongVQConfig:
     num_codes: int = 256
     window: int = 128
     has_bias: bool = True
-    key_gradient: KeyGradient = KeyGradient.MOMENTS
+    key_gradient: KeyGradient = KeyGradient.AUTO
     moment_width: int = 16
     learns_codebook: bool = True
     decay: float = 0.99
@@ -138,6 +140,18 @@ class LongVQConfig:
     def num_far_codes(self) -> int:
         """Centroids through which a token sees what is beyond the band: S or none."""
         return self.num_codes if self.has_codes else 0
+
+    def key_gradient_of(self, length: int, *, has_past: bool = False) -> KeyGradient:
+        """Return how keys learn in texts of so many tokens: what AUTO stands for.
+
+        Short texts have no more tokens than the factored form has keys: centroids and near blocks.
+        The dense form has no past.
+        """
+        if self.key_gradient is not KeyGradient.AUTO:
+            return self.key_gradient
+        num_keys = self.num_codes + (2 if self.is_causal else 3) * self.window
+        is_short = length <= num_keys and not has_past
+        return KeyGradient.DENSE if is_short else KeyGradient.MOMENTS
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

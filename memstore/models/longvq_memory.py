@@ -48,9 +48,8 @@ def estimate_bytes(
     # Of a token in a block, counted: norms, gates, state space, queries and keys, values twice.
     kept = 14 * config.dim + 6 * keys + 6 * config.value_dim + 2 * config.ffn_dim
     at_work = 6 * config.dim + 2 * keys + 4 * config.value_dim
-    if config.attention is Attention.FULL or (
-        config.key_gradient is KeyGradient.DENSE and config.has_codes and keeps_activations
-    ):
+    learns_dense = config.key_gradient_of(length) is KeyGradient.DENSE and config.has_codes
+    if config.attention is Attention.FULL or (learns_dense and keeps_activations):
         at_work += 4 * config.num_heads * length
         kept += 3 * config.num_heads * length
     if not keeps_activations:

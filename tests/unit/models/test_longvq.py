@@ -12,7 +12,15 @@ from memstore.errors import ConfigError, ShapeError
 from memstore.models.longvq import LongVQ, LongVQClassifier
 from memstore.models.longvq_config import Attention, KeyGradient
 from memstore.models.longvq_memory import available_bytes, estimate_bytes
-from tests.tiny_longvq import VARIANTS, VOCAB, make_mask, make_model, make_tokens, tiny_config
+from tests.tiny_longvq import (
+    VARIANTS,
+    VOCAB,
+    WINDOW,
+    make_mask,
+    make_model,
+    make_tokens,
+    tiny_config,
+)
 
 ALL = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -143,6 +151,26 @@ def test_moments_train_as_dense_attention_does(is_causal: bool) -> None:
     torch.testing.assert_close(grads[KeyGradient.MOMENTS], exact, rtol=1e-9, atol=1e-10)
     assert not torch.allclose(grads[KeyGradient.LOCAL], exact, rtol=1e-3)
     assert not torch.allclose(grads[KeyGradient.MEANS], exact, rtol=1e-3)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_short_texts_have_the_exact_gradient(is_causal: bool) -> None:
+    """However narrow moments are: up to as many tokens as there are centroids and near keys."""
+    longest = 7 + (2 if is_causal else 3) * WINDOW
+
+    def gradients(length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, found = make_tokens(length), []
+        for gradient in (KeyGradient.AUTO, KeyGradient.DENSE):
+            model = make_model(is_causal=is_causal, key_gradient=gradient, moment_width=1).train()
+            model.loss(model(tokens), tokens).backward()
+            found.append(model.blocks[0].from_mixed.weight.grad)
+        return found[0], found[1]
+
+    torch.testing.assert_close(*gradients(longest), rtol=1e-9, atol=1e-10)
+    assert not torch.allclose(*gradients(longest + 1), rtol=1e-3)
+    if is_causal:
+        model = make_model().train()
+        assert model(make_tokens(3), None, model.initial_state(2)).state is not None
 
 
 def test_full_attention_is_an_arm() -> None:
