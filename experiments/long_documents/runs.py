@@ -24,7 +24,7 @@ from experiments.results import digest, locked
 from experiments.statistics import to_text
 from memstore.encoders import EncoderOptions
 from memstore.models.longvq import LongVQ
-from memstore.models.longvq_config import LongVQConfig
+from memstore.models.longvq_config import KeyGradient, LongVQConfig
 
 FACTS, ARTICLES, JOINED = "facts", "articles", "articles joined"
 WHOLE, WINDOWS, TITLED = "documents whole", "windows", "windows, each with the title"
@@ -65,7 +65,7 @@ class Setting:
 
 SETTINGS = {
     FACTS: Setting(
-        LongVQConfig(  # values of a head are as wide as moments: far keys get their exact gradient
+        LongVQConfig(
             vocab_size=1,
             dim=64,
             num_layers=3,
@@ -80,12 +80,19 @@ SETTINGS = {
     ),
     ARTICLES: Setting(
         LongVQConfig(
-            vocab_size=1, dim=384, num_layers=2, key_dim=64, value_dim=384, ffn_dim=768,
-            num_codes=128, window=64,
+            vocab_size=1,
+            dim=384,
+            num_layers=2,
+            key_dim=64,
+            value_dim=384,
+            ffn_dim=768,
+            num_codes=128,
+            window=64,
+            key_gradient=KeyGradient.DENSE,  # texts of 500 tokens: exact, at no more cost
         ),
         Course(num_steps=400, learning_rate=5e-4, warmup_steps=50),
     ),
-}  # fmt: skip
+}
 _LEARNT_FOR = {JOINED: ARTICLES}
 """Tasks that are read with the models of another."""
 
