@@ -12,7 +12,7 @@ Source: MEGA (arXiv 2209.10655), S4D (arXiv 2206.11893); the blocks as in SSD (a
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -149,7 +149,7 @@ class StateSpaceLayer(nn.Module):
             readout = weights[..., None] * _powers(log_poles, block + 1)[..., 1:]
             readout = readout.flip(2) if index else readout  # the second direction reads backwards
             mixed = torch.baddbmm(mixed, _rows(states).flatten(1, 2), _readout(readout))
-        mixed = mixed.view(blocks.shape).permute(1, 2, 3, 0).flatten(1, 2)[:, :length]
+        mixed = _transposed(mixed.flatten(1)).view(len(inputs), -1, inputs.shape[2])[:, :length]
         outputs = torch.addcmul(mixed, inputs, _wide(self.skip)).to(given_dtype)
         if not self.is_causal:
             return outputs, None
@@ -182,7 +182,25 @@ def _to_blocks(inputs: torch.Tensor, block: int) -> torch.Tensor:
     """Return (D, B, A, block): channels first, the last block filled up with zeros."""
     batch_size, length, dim = inputs.shape
     padded = F.pad(inputs, (0, 0, 0, -length % block))
-    return padded.view(batch_size, -1, block, dim).permute(3, 0, 1, 2).contiguous()
+    return _transposed(padded.flatten(0, 1)).view(dim, batch_size, -1, block)
+
+
+class _Transpose(torch.autograd.Function):
+    """A transposed copy, whose gradient is one too: of matrices torch makes these fast."""
+
+    @staticmethod
+    def forward(ctx: Any, matrix: torch.Tensor) -> torch.Tensor:
+        return matrix.t().contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad.t().contiguous()
+
+
+def _transposed(matrix: torch.Tensor) -> torch.Tensor:
+    """Return (n, m) of (m, n)."""
+    copy: torch.Tensor = _Transpose.apply(matrix)  # type: ignore[no-untyped-call]
+    return copy
 
 
 def _times(rows: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
