@@ -78,6 +78,9 @@ def longvq(
     window: Annotated[
         int, typer.Option(help="Tokens nearer than this are attended to one by one.")
     ] = 128,
+    moment_width: Annotated[
+        int, typer.Option(help="Of a head's value, what teaches far keys; wider is less noisy.")
+    ] = 16,
     state_space: Annotated[
         StateSpace, typer.Option(help="What mixes neighbours before attention.")
     ] = StateSpace.EMA,
@@ -134,6 +137,7 @@ def _train(given: dict[str, Any]) -> None:
         state_space=longvq_config.StateSpace(given.pop("state_space").value),
         num_codes=given.pop("codes"),
         window=given.pop("window"),
+        moment_width=given.pop("moment_width"),
         dropout=given.pop("dropout"),
     )
     output, ray, workers = given.pop("output"), given.pop("ray"), given.pop("workers")

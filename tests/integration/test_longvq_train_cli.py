@@ -88,12 +88,13 @@ def test_the_model_is_that_of_the_last_step(train: Train, tmp_path: Path) -> Non
     path.write_text("".join(f'{{"id": {n}, "text": "{TEXT * (n + 1)}"}}\n' for n in range(4)))
     options = "--held-out", 0, "--objective", "causal", "--state-space", "s4d", "--steps", 3
 
-    report = train(path, tmp_path / "run", *options).json()
+    report = train(path, tmp_path / "run", *options, "--moment-width", 8).json()
 
     model = LongVQ.from_pretrained(Path(report["model"]))
     assert model.config.is_causal
     assert model.config.vocab_size == 256
     assert model.config.state_space is StateSpace.S4D
+    assert model.config.moment_width == 8
     documents = Ragged.of([list((TEXT * (n + 1)).encode()) for n in range(4)])
     learning = LongVQOptions(steps=3, batch_size=4, max_tokens=40, learning_rate=0.001)
     learner = Learner(model.config, learning, documents)
