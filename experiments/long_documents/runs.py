@@ -76,7 +76,7 @@ SETTINGS = {
             num_codes=64,
             window=32,
         ),
-        Course(num_steps=1200, learning_rate=4e-3, warmup_steps=50),
+        Course(num_steps=2400, learning_rate=4e-3, warmup_steps=50),
     ),
     ARTICLES: Setting(
         LongVQConfig(

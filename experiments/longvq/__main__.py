@@ -3,7 +3,7 @@
 `run` trains and tests every arm under every seed that has no row yet in results/<size>.jsonl, and
 may be stopped and started again; `report` prints the tables. The tasks text and reviews read the
 archives of text/ under `--data`; the others are generated. Reviews are read with `--all`, or where
-they are named: on two cores they take as long as all else together.
+they are named.
 """
 
 from __future__ import annotations
