@@ -190,8 +190,8 @@ def _add_gradients(
         for mean, one in zip(group.by_block(means), group.by_block(part), strict=True):
             far.values.add(mean, one)
         if far.keys is not None:
-            each = group.parted(slopes)[0] * part.mT
-            blocks = (group.by_block(one) for one in (each, queries, grad, shares))
+            of_one = (each * part.mT for each in (group.parted(slopes)[0], of_codes))
+            blocks = (group.by_block(each) for each in (*of_one, queries, grad, group.means))
             for of_block in zip(*blocks, strict=True):
                 far.keys.add(*of_block)
     group.put(grads.queries, asked)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import triton
 
@@ -44,7 +46,7 @@ def gradients(
     with on_device_of(grad):
         _near(call, grad, totals, shares, of_keys, of_values)
         of_bias = _bias(call, grad, totals, shares) if wants_bias else None
-        far = _far_gradients(call, grad, shares, of_keys, of_values)
+        far = _far_gradients(call, grad, totals, shares, of_keys, of_values)
         if wants_codebook:
             of_codebook = totals.new_zeros(len(of_queries), *tensors.codebook.shape[1:])
         for part in call.parts(max(each.size for each in far)):
@@ -54,13 +56,18 @@ def gradients(
             if not call.sizes["NUM_CODES"]:
                 continue
             for each in far:
-                each.add(part, totals)
+                each.add(part)
             if of_codebook is not None:
-                of_codebook[part.rows] += _centroids(call, part, grad, totals, shares)
+                table = _centroids(call, part, part.sums, grad, totals, shares)
+                of_codebook[part.rows] += table.sum(1)
     if of_codebook is not None:
         num_texts = len(of_codebook) // len(tensors.codebook)
         of_codebook = of_codebook.view(num_texts, *tensors.codebook.shape).sum(0)
     return of_queries, of_keys, of_values, of_codebook, of_bias
+
+
+Fill = Callable[[torch.Tensor, Part], None]
+"""Write what each block of a part's queries has for each code: (rows, blocks, S, n)."""
 
 
 class _FarGradient:
@@ -69,22 +76,13 @@ class _FarGradient:
     Args:
         call: the call.
         into: (R, A', W, n), what it is added to.
-        query_sides: (R, A, r, s), by which the queries' weights or moments are multiplied.
         key_sides: (R, A', W, t), with which keys take what their codes have: (t, n) numbers.
-        is_moment: moments (s·K = t·n), of slopes; else weights (s = n, t = 1).
+        fill: makes the table of what codes have.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        into: torch.Tensor,
-        query_sides: torch.Tensor,
-        key_sides: torch.Tensor,
-        *,
-        is_moment: bool,
-    ) -> None:
-        self._call, self._into, self._is_moment = call, into, is_moment
-        self._query_sides, self._key_sides = query_sides.contiguous(), key_sides.contiguous()
+    def __init__(self, call: Call, into: torch.Tensor, key_sides: torch.Tensor, fill: Fill) -> None:
+        self._call, self._into, self._fill = call, into, fill
+        self._key_sides = key_sides.contiguous()
         self._width = into.shape[3] * key_sides.shape[3]
         self._so_far: torch.Tensor | None = None
 
@@ -93,7 +91,7 @@ class _FarGradient:
         """Numbers of its table for a block."""
         return int(self._call.sizes["NUM_CODES"] * self._width)
 
-    def add(self, part: Part, totals: torch.Tensor) -> None:
+    def add(self, part: Part) -> None:
         """Take in the next part of the queries.
 
         A key block is seen through codes by the query blocks after it: it gets what all of them
@@ -102,10 +100,10 @@ class _FarGradient:
         """
         call, last = self._call, self._call.num_blocks - 1
         shape = part.num_rows, part.span + 1, call.sizes["NUM_CODES"], self._width
-        table = totals.new_empty(shape)
+        table = self._into.new_empty(shape)
         is_first, is_last = part.blocks.start == 0, part.blocks.stop == last + 1
         table[:, 0] = 0 if is_first or self._so_far is None else self._so_far
-        self._fill(table, part, totals)
+        self._fill(table[:, 1:], part)
         call.run(table)
         self._so_far = table[:, -1].clone()
         start, stop = part.blocks.start, min(part.blocks.stop, last)
@@ -116,31 +114,6 @@ class _FarGradient:
         if is_last:
             all_blocks = self._so_far[:, None].expand(-1, max(1, last), -1, -1)
             self._give(all_blocks, part.rows, 0, last, 1)
-
-    def _fill(self, table: torch.Tensor, part: Part, totals: torch.Tensor) -> None:
-        call, columns = self._call, 64
-        grid = (
-            part.num_rows * part.span,
-            triton.cdiv(table.shape[2], call.sizes["CODES"]),
-            triton.cdiv(self._width, columns),
-        )
-        queries, _, _, codebook, _ = call.tensors
-        place = part.rows.start, part.blocks.start, part.span, call.num_blocks, call.height
-        call.launch(
-            far_products,
-            grid,
-            queries,
-            self._query_sides,
-            codebook,
-            call.counts,
-            totals,
-            table[:, 1:],
-            table.stride(0),
-            *place,
-            SIDE=self._query_sides.shape[3],
-            IS_MOMENT=self._is_moment,
-            COLUMNS=columns,
-        )
 
     def _give(
         self, table: torch.Tensor, rows: slice, first_block: int, last_block: int, sign: int
@@ -168,24 +141,65 @@ class _FarGradient:
 def _far_gradients(
     call: Call,
     grad: torch.Tensor,
+    totals: torch.Tensor,
     shares: torch.Tensor,
     of_keys: torch.Tensor,
     of_values: torch.Tensor,
 ) -> list[_FarGradient]:
     """Return what far values get, and far keys if there are to be moments."""
     is_key = call.layout.is_key[..., None].to(grad.dtype)
-    far = [_FarGradient(call, of_values, grad, is_key, is_moment=False)]
-    width = call.layout.moment_width
-    if not width:
+    far = [_FarGradient(call, of_values, is_key, _products(call, grad, totals, is_moment=False))]
+    if not call.layout.moment_width:
         return far
     values, asked = call.tensors.values, grad
-    projection = draw_projection(values, width)
+    projection = draw_projection(values, call.layout.moment_width)
     if projection is not None:
         values, asked = values @ projection, asked @ projection
-    query_sides = torch.cat([asked, -shares[..., None]], dim=3)
-    key_sides = torch.cat([values, is_key], dim=3)
-    far.append(_FarGradient(call, of_keys, query_sides, key_sides, is_moment=True))
+
+    def fill_rest(table: torch.Tensor, part: Part) -> None:
+        """Write what of a key's gradient does not depend on its value."""
+        sums = torch.zeros_like(part.sums)
+        if projection is not None:
+            sums = part.sums - part.sums @ projection @ projection.T
+        made = _centroids(call, part, sums, grad, totals, shares)
+        table.copy_(made / call.counts[part.rows, part.blocks, :, None].clamp(min=1))
+
+    moments = _products(call, asked, totals, is_moment=True)
+    far.append(_FarGradient(call, of_keys, values, moments))
+    far.append(_FarGradient(call, of_keys, is_key, fill_rest))
     return far
+
+
+def _products(call: Call, sides: torch.Tensor, totals: torch.Tensor, *, is_moment: bool) -> Fill:
+    """Return what adds up weights of queries times their sides.
+
+    Args:
+        call: the call.
+        sides: (R, A, r, s).
+        totals: as of `gradients`.
+        is_moment: instead, slopes times their moments: a side times the query, s·K numbers.
+    """
+    sides, columns = sides.contiguous(), 64
+
+    def fill(table: torch.Tensor, part: Part) -> None:
+        grid = (
+            part.num_rows * part.span,
+            triton.cdiv(table.shape[2], call.sizes["CODES"]),
+            triton.cdiv(table.shape[3], columns),
+        )
+        queries, _, _, codebook, _ = call.tensors
+        call.launch(
+            far_products,
+            grid,
+            *(queries, sides, codebook, call.counts, totals),
+            *(table, table.stride(0)),
+            *(part.rows.start, part.blocks.start, part.span, call.num_blocks, call.height),
+            SIDE=sides.shape[3],
+            IS_MOMENT=is_moment,
+            COLUMNS=columns,
+        )
+
+    return fill
 
 
 def _near(
@@ -234,9 +248,14 @@ def _bias(
 
 
 def _centroids(
-    call: Call, part: Part, grad: torch.Tensor, totals: torch.Tensor, shares: torch.Tensor
+    call: Call,
+    part: Part,
+    sums: torch.Tensor,
+    grad: torch.Tensor,
+    totals: torch.Tensor,
+    shares: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what the centroids get from a part: (rows, S, K)."""
+    """Return what the centroids get from a part if their values add up so: (rows, blocks, S, K)."""
     queries, _, _, codebook, _ = call.tensors
     table = totals.new_empty(part.num_rows, part.span, *codebook.shape[1:])
     grid = part.num_rows * part.span, triton.cdiv(codebook.shape[1], call.sizes["CODES"])
@@ -244,8 +263,8 @@ def _centroids(
     call.launch(
         centroid_gradient,
         grid,
-        *(queries, codebook, call.counts, part.sums, grad, totals, shares, table),
+        *(queries, codebook, call.counts, sums, grad, totals, shares, table),
         *place,
         num_warps=8,
     )
-    return table.sum(1)
+    return table

@@ -186,6 +186,23 @@ def test_moments_of_wide_values_are_right_on_average() -> None:
 
 
 @RULES
+def test_moments_of_values_that_codes_tell_are_exact(rule: AttentionRule) -> None:
+    """Only what is left of a value without the mean of its code is projected, here to one number."""
+    case = make_case(rule, length=40, has_holes=True)
+    of_code = torch.randn(2, 2, case.codebook.shape[1], 7, dtype=torch.float64)
+    values = of_code.gather(2, case.codes[..., None].expand(-1, -1, -1, 7))
+    case = case._replace(values=values)
+    weights = torch.randn(2, 2, 40, 7, dtype=torch.float64)
+    exact, projected = (
+        torch.autograd.grad(
+            factored_attention(*case, rule, moment_width=width), case.near_keys, weights
+        )[0]
+        for width in (7, 1)
+    )
+    torch.testing.assert_close(projected, exact, rtol=0, atol=1e-12)
+
+
+@RULES
 def test_dense_is_the_formula(rule: AttentionRule) -> None:
     """Sums over single numbers, for one head and one text."""
     case = make_case(rule, length=9, batch_size=1, num_heads=1, has_holes=True)
