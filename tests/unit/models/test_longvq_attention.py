@@ -187,7 +187,7 @@ def test_moments_of_wide_values_are_right_on_average() -> None:
 
 @RULES
 def test_moments_of_values_that_codes_tell_are_exact(rule: AttentionRule) -> None:
-    """Only what is left of a value without the mean of its code is projected, here to one number."""
+    """Only what differs from the mean of its code is projected, here to one number."""
     case = make_case(rule, length=40, has_holes=True)
     of_code = torch.randn(2, 2, case.codebook.shape[1], 7, dtype=torch.float64)
     values = of_code.gather(2, case.codes[..., None].expand(-1, -1, -1, 7))
