@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -27,6 +27,10 @@ class Interval:
     value: float
     lower: float
     upper: float
+
+    def within(self, least: float, most: float) -> Interval:
+        """Return what of it a figure can be that is never outside these."""
+        return Interval(*(min(max(each, least), most) for each in astuple(self)))
 
 
 def widened(interval: Interval, by_seed: np.ndarray) -> Interval:

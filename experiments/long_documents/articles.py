@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.harness import DataMissingError
 from benchmarks.running_text import read_text
+from encoder_jobs.training_text import open_tokenizer
 from experiments.long_documents.task import Batch, Question, Test
 from memstore.encoders import EncoderOptions
 from memstore.encoders.identity import plan_encoder
@@ -55,8 +56,7 @@ class Articles:
     @property
     def tokenizer(self) -> str:
         """The default encoder's, without special tokens."""
-        content = json.loads((self._checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-        return json.dumps({**content, "post_processor": None, "padding": None, "truncation": None})
+        return open_tokenizer(str(self._checkpoint)).content.decode()
 
     @cached_property
     def word_vectors(self) -> np.ndarray | None:

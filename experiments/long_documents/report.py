@@ -89,7 +89,6 @@ def _by_source(outcomes: np.ndarray, test: Test) -> tuple[np.ndarray, np.ndarray
 
 
 def _percent(interval: Interval, *, sign: str = "") -> str:
-    least = -1.0 if sign else 0.0
-    bounds = (min(max(each, least), 1.0) for each in (interval.lower, interval.upper))
-    told = " … ".join(f"{100 * each:{sign}.1f}" for each in bounds)
-    return f"{100 * interval.value:{sign}.1f} [{told}]"
+    interval = interval.within(-1 if sign else 0, 1)
+    bounds = " … ".join(f"{100 * each:{sign}.1f}" for each in (interval.lower, interval.upper))
+    return f"{100 * interval.value:{sign}.1f} [{bounds}]"

@@ -241,8 +241,8 @@ def _value(value: float, in_bits: bool) -> str:
 
 
 def _figure(interval: Interval, in_bits: bool) -> str:
+    interval = interval if in_bits else interval.within(0, 1)
     bounds = [interval.value, interval.lower, interval.upper]
-    bounds = bounds if in_bits else [min(max(each, 0.0), 1.0) for each in bounds]
     value, lower, upper = (_value(each, in_bits).removesuffix(" %") for each in bounds)
     return f"{value}{'' if in_bits else ' %'} [{lower} … {upper}]"
 

@@ -304,8 +304,8 @@ def _figure(interval: Interval) -> str:
 
 def percentage(interval: Interval) -> str:
     """Return a share and its interval as percentages."""
-    shares = (interval.value, interval.lower, interval.upper)
-    value, lower, upper = (f"{100 * min(max(each, 0), 1):.1f}" for each in shares)
+    share = interval.within(0, 1)
+    value, lower, upper = (f"{100 * each:.1f}" for each in (share.value, share.lower, share.upper))
     return f"{value} % [{lower} … {upper}]"
 
 
