@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from encoder_jobs.checkpointing import Checkpoint, Parts
+from encoder_jobs.freed_memory import freed_memory_kept
 from encoder_jobs.training_folder import TrainingFolder
 from encoder_jobs.training_steps import rank
 from memstore.errors import NotFiniteError, TrainingDivergedError
@@ -120,7 +121,8 @@ def make_steps(
     if done >= plan.steps:
         return
     writes = rank() == 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), freed_memory_kept():
         # No name for the checkpoint: it takes as much memory as the learner.
         learner = start(device, folder.checkpoints.read(done) if done else None)
         if writes:

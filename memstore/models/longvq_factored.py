@@ -141,15 +141,18 @@ def _far_gradients(grads: BlockTensors, group: Group) -> _FarGradients | None:
     if not group.num_codes:
         return None
     rows, layout, num_blocks = group.rows, group.layout, group.tensors.queries.shape[1]
-    shape, is_causal = (layout.codes[rows], group.num_codes, num_blocks), layout.is_causal
-    values = FarGradient(grads.values[rows], *shape, is_causal=is_causal)
+    codes, is_key, is_causal = layout.codes[rows], layout.is_key[rows], layout.is_causal
+    into, shape = grads.values[rows], (group.num_codes, num_blocks)
+    sides = is_key[..., None].to(into.dtype)
+    values = FarGradient(into, codes, sides, *shape, is_causal=is_causal)
     if not layout.moment_width:
         return _FarGradients(values, None)
     keys = FarKeyGradient(
         grads.near_keys[rows],
         group.tensors.values[rows],
+        codes,
         *shape,
-        is_key=layout.is_key[rows],
+        is_key=is_key,
         width=layout.moment_width,
         is_causal=is_causal,
     )
@@ -186,12 +189,10 @@ def _add_gradients(
         if wants_codebook:
             group.add_to_heads(grads.codebook, torch.bmm(of_codes.mT, queries))
         part = 1 / group.counts.clamp(min=1)[..., None]  # of one key in a mean
-        means = torch.bmm(far_weights.mT, grad)
-        for mean, one in zip(group.by_block(means), group.by_block(part), strict=True):
-            far.values.add(mean, one)
+        for of_block in group.by_row(torch.bmm(far_weights.mT, grad).mul_(part)).unbind(1):
+            far.values.table[:, :, 0] += of_block
+            far.values.advance()
         if far.keys is not None:
             of_one = (each * part.mT for each in (group.parted(slopes)[0], of_codes))
-            blocks = (group.by_block(each) for each in (*of_one, queries, grad, group.means))
-            for of_block in zip(*blocks, strict=True):
-                far.keys.add(*of_block)
+            far.keys.add(*(group.by_row(each) for each in (*of_one, queries, grad, group.means)))
     group.put(grads.queries, asked)

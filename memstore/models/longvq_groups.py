@@ -134,18 +134,16 @@ class Group:
 
     def add_to_heads(self, into: torch.Tensor, part: torch.Tensor) -> None:
         """Add (g, …) up into (H, …)."""
-        per_row = part.view(self.rows.stop - self.rows.start, -1, *part.shape[1:]).sum(1)
-        into.index_add_(0, self._heads(into), per_row)
+        into.index_add_(0, self._heads(into), self.by_row(part).sum(1))
 
-    def by_block(self, part: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return (rows, …) for each block, of (g, …)."""
-        num_rows = self.rows.stop - self.rows.start
-        return part.view(num_rows, -1, *part.shape[1:]).unbind(1)
+    def by_row(self, part: torch.Tensor) -> torch.Tensor:
+        """Return (rows, blocks, …) of (g, …)."""
+        return part.view(self.rows.stop - self.rows.start, -1, *part.shape[1:])
 
     def add_to_near(self, into: torch.Tensor, part: torch.Tensor) -> None:
         """Add (g, num_near·W, …) into (R, A', W, …)."""
         width, start, stop = into.shape[2], self.blocks.start, self.blocks.stop
-        windows = part.view(-1, stop - start, *part.shape[1:])
+        windows = self.by_row(part)
         for place in range(self.layout.num_near):
             piece = windows[:, :, place * width : (place + 1) * width]
             into[self.rows, start + place : stop + place] += piece
@@ -217,8 +215,5 @@ def groups(tensors: BlockTensors, layout: Layout) -> Iterator[Group]:
 
 def _means(sums: FarSums, counts: torch.Tensor) -> torch.Tensor:
     """Return (R·A, S, E), what A blocks see, and move the sums on; counts are (R, A, S)."""
-    means = sums.sums.new_empty(*counts.shape, sums.sums.shape[2])
-    for block in range(counts.shape[1] if counts.shape[2] else 0):
-        torch.div(sums.sums, counts[:, block, :, None].clamp(min=1), out=means[:, block])
-        sums.advance()
-    return means.flatten(0, 1)
+    seen = sums.take(counts.shape[1])
+    return seen.div_(counts.clamp(min=1)[..., None]).flatten(0, 1)

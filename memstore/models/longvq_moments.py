@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import torch
 
-from memstore.models.longvq_sums import code_slots, due_blocks
+from memstore.models.longvq_sums import FarGradient
 
 
 class FarKeyGradient:
@@ -28,7 +28,7 @@ class FarKeyGradient:
 
     Args:
         into: (R, A', W, K), what it is added to.
-        values: (R, A', W, E).
+        values: (R, A', W, E), zeros where there is no key.
         codes: (R, A', W) int64.
         num_codes: S.
         num_blocks: A.
@@ -49,14 +49,11 @@ class FarKeyGradient:
         width: int,
         is_causal: bool,
     ) -> None:
-        self.into, self.codes, self.num_blocks, self.is_causal = into, codes, num_blocks, is_causal
-        self._is_key = is_key[..., None].to(values.dtype)
         self._projection = draw_projection(values, width)
-        self._sides = self._projected(values)
-        key_dim, side = into.shape[3], self._sides.shape[3]
-        self._moments = into.new_zeros(len(into), num_codes, key_dim * side)
-        self._rest = into.new_zeros(len(into), num_codes, key_dim)
-        self._block = 0
+        sides = torch.cat([self._projected(values), is_key[..., None].to(values.dtype)], dim=3)
+        self._given = FarGradient(into, codes, sides, num_codes, num_blocks, is_causal=is_causal)
+        table = self._given.table  # (R, S, width + 1, K): M_c, and m_c as its last row
+        self._moments, self._rest = table[:, :, :-1].view(len(into), num_codes, -1), table[:, :, -1]
 
     def add(
         self,
@@ -66,41 +63,27 @@ class FarKeyGradient:
         grad: torch.Tensor,
         means: torch.Tensor,
     ) -> None:
-        """Take in the next block of queries.
+        """Take in the next blocks of queries.
 
         Args:
-            slopes: (R, r, S), how the weight of one key grows with its logit.
-            logits: (R, r, S), the gradient of the logit of one key, were its value the mean.
-            queries: (R, r, K).
-            grad: (R, r, E), of the output.
-            means: (R, S, E), of the values that are seen of each code.
+            slopes: (R, g, r, S), how the weight of one key grows with its logit.
+            logits: (R, g, r, S), the gradient of the logit of one key, were its value the mean.
+            queries: (R, g, r, K).
+            grad: (R, g, r, E), of the output.
+            means: (R, g, S, E), of the values that are seen of each code.
         """
         asked = self._projected(grad)
-        products = (queries[..., None] * asked[..., None, :]).flatten(2)  # (R, r, K·width)
-        self._moments.baddbmm_(slopes.mT, products)
-        logits = logits - slopes * torch.bmm(asked, self._projected(means).mT)
-        self._rest.baddbmm_(logits.mT, queries)
-        for block, sign in due_blocks(self._block, self.num_blocks, is_causal=self.is_causal):
-            self._give(block, sign)
-        self._block += 1
+        rest = logits - slopes * (asked @ self._projected(means).mT)
+        for block in range(queries.shape[1]):
+            here = queries[:, block]
+            products = (asked[:, block, :, :, None] * here[:, :, None]).flatten(2)
+            self._moments.baddbmm_(slopes[:, block].mT, products)
+            self._rest.baddbmm_(rest[:, block].mT, here)
+            self._given.advance()
 
     def finish(self) -> None:
         """Add what is known when all blocks were seen."""
-        for block in range(self.num_blocks - 1):
-            self._give(block, 1)
-
-    def _give(self, block: int, sign: int) -> None:
-        num_rows, _, size, key_dim = self.into.shape
-        slots = code_slots(self.codes[:, block], self._moments.shape[1])
-        moments, rest = (
-            each.flatten(0, 1).index_select(0, slots) for each in (self._moments, self._rest)
-        )
-        sides = self._sides[:, block].flatten(0, 1)
-        given = torch.baddbmm(
-            rest[..., None], moments.view(len(sides), key_dim, -1), sides[..., None]
-        )
-        given = given.view(num_rows, size, key_dim) * self._is_key[:, block]
-        self.into[:, block].add_(given, alpha=sign)
+        self._given.finish()
 
     def _projected(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor if self._projection is None else tensor @ self._projection

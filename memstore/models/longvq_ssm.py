@@ -12,11 +12,13 @@ Source: MEGA (arXiv 2209.10655), S4D (arXiv 2206.11893); the blocks as in SSD (a
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from memstore.errors import ConfigError
 from memstore.models.longvq_config import StateSpace
@@ -280,13 +282,36 @@ def _carry(sums: torch.Tensor, log_decay: torch.Tensor, start: torch.Tensor | No
         (C, B, A, modes).
     """
     decay = _decayed(log_decay)[:, None]
-    added = _as_modes(sums, log_decay).permute(2, 0, 1, 3).contiguous()  # each step reads on
-    state = torch.zeros_like(added[0]) if start is None else start
-    states = [state]
-    for block in added.unbind()[:-1]:
-        state = torch.addcmul(block, decay, state)
-        states.append(state)
-    return torch.stack(states).permute(1, 2, 0, 3)
+    added = _as_modes(sums, log_decay).permute(2, 0, 1, 3)
+    first = torch.zeros_like(added[0]) if start is None else start
+    entering: torch.Tensor = _Scan.apply(torch.cat([first[None], added[:-1]]), decay)  # type: ignore[no-untyped-call]
+    return entering.permute(1, 2, 0, 3)
+
+
+class _Scan(torch.autograd.Function):
+    """s_t = decay·s_{t-1} + x_t along the first dimension, in place of x; decay is (C, 1, modes).
+
+    By itself torch would keep and go back through every step: thousands of small operations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, added: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
+        for before, here in pairwise(added.unbind()):
+            here.addcmul_(decay, before)
+        ctx.mark_dirty(added)
+        ctx.save_for_backward(added, decay)
+        return added
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states, decay = ctx.saved_tensors
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        conjugate = decay.conj()
+        for after, here in pairwise(reversed(grad.unbind())):
+            here.addcmul_(conjugate, after)
+        of_decay = (grad[1:] * states[:-1].conj()).sum((0, 2))[:, None]
+        return grad, of_decay
 
 
 def _final_state(

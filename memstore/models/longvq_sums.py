@@ -12,6 +12,7 @@ lost do not count beside it.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 # Of a key block that is near for the last time, to the one that is near next, looking ahead.
 _AHEAD = 3
@@ -25,96 +26,108 @@ class FarSums:
         codes: (R, A', W) int64.
         past: (R, S, E), sums that all blocks of queries see.
         is_causal: attention does not look ahead.
-
-    Attributes:
-        sums: (R, S, E), what query block 0 sees; after n calls of `advance`, block n.
     """
 
     def __init__(
         self, values: torch.Tensor, codes: torch.Tensor, past: torch.Tensor, *, is_causal: bool
     ) -> None:
         self.values, self.codes, self.is_causal = values, codes, is_causal
-        self.sums = past.clone()
+        self._sums = past.clone()[:, None]  # what the next block of queries sees
         self._block = 0
         if not is_causal:
-            for block in range(_AHEAD, values.shape[1]):
-                self._add(self.values[:, block], block)
+            ahead = slice(_AHEAD, None)
+            self._add(self._sums, 0, ahead, values[:, ahead])
 
-    def advance(self) -> None:
-        """Move on to the next block of queries."""
-        self._add(self.values[:, self._block], self._block)
-        leaving = self._block + _AHEAD
-        if not self.is_causal and leaving < self.values.shape[1]:
-            self._add(-self.values[:, leaving], leaving)
-        self._block += 1
+    def take(self, count: int) -> torch.Tensor:
+        """Return (R, count, S, E), what the next blocks of queries see, and move on."""
+        first = self._block
+        table = self._sums.new_zeros(len(self._sums), count + 1, *self._sums.shape[2:])
+        slots = 1 + torch.arange(count, device=self.codes.device)[:, None]
+        joining = slice(first, first + count)
+        self._add(table, slots, joining, self.values[:, joining])
+        if not self.is_causal:
+            leaving = slice(first + _AHEAD, first + _AHEAD + count)
+            values = self.values[:, leaving]
+            self._add(table, slots[: values.shape[1]], leaving, -values)
+        table[:, :1] = self._sums
+        for slot in range(count):
+            table[:, slot + 1] += table[:, slot]
+        self._sums = table[:, count:]
+        self._block += count
+        return table[:, :count]
 
-    def _add(self, values: torch.Tensor, block: int) -> None:
-        if not self.sums.shape[1]:
+    def _add(
+        self, table: torch.Tensor, slots: torch.Tensor | int, blocks: slice, values: torch.Tensor
+    ) -> None:
+        """Add the values of some blocks to the slot of each in a table (R, slots, S, E)."""
+        num_slots, num_codes, width = table.shape[1:]
+        if not num_codes:
             return
-        slots = code_slots(self.codes[:, block], self.sums.shape[1])
-        index = slots[:, None].expand(-1, values.shape[2])
-        self.sums.flatten(0, 1).scatter_add_(0, index, values.flatten(0, 1))
+        places = number_codes(self.codes[:, blocks] + num_codes * slots, num_slots * num_codes)
+        index = places.flatten()[:, None].expand(-1, width)
+        table.view(-1, width).scatter_add_(0, index, values.flatten(0, 2))
 
 
 class FarGradient:
-    """The gradient of `FarSums.values`, from the gradients of the sums, block after block.
+    """What far keys get from queries through their codes, block of queries after block.
+
+    Queries add rows to a table, some for each code. A key gets those of its code, from all blocks
+    of queries that it is far from, each times a number of its own: its side.
 
     Args:
-        into: (R, A', W, E), what it is added to.
+        into: (R, A', W, n), what it is added to.
         codes: (R, A', W) int64.
+        sides: (R, A', W, m); zeros where there is no key.
         num_codes: S.
         num_blocks: A.
         is_causal: as of the sums.
+
+    Attributes:
+        table: (R, S, m, n), to which queries add.
     """
 
     def __init__(
         self,
         into: torch.Tensor,
         codes: torch.Tensor,
+        sides: torch.Tensor,
         num_codes: int,
         num_blocks: int,
         *,
         is_causal: bool,
     ) -> None:
-        self.into, self.codes, self.num_blocks, self.is_causal = into, codes, num_blocks, is_causal
-        self._sums = into.new_zeros(len(into), num_codes, into.shape[3])
+        self.into, self.sides, self.num_blocks, self.is_causal = into, sides, num_blocks, is_causal
+        num_sides = sides.shape[3]
+        self.table = into.new_zeros(len(into), num_codes, num_sides, into.shape[3])
+        rows = num_sides * number_codes(codes, num_codes)[..., None]
+        self._rows = rows + torch.arange(num_sides, device=codes.device)
         self._block = 0
 
-    def add(self, grad: torch.Tensor, shares: torch.Tensor) -> None:
-        """Take in what the next block of queries saw.
+    def advance(self) -> None:
+        """Go on: the next block of queries has been added to the table.
 
-        Args:
-            grad: (R, S, E), of the means.
-            shares: (R, S, 1), of one value in a mean.
+        A key block is far from the query blocks after it, all of them less those so far, and if
+        attention looks ahead from those before it.
         """
-        self._sums.addcmul_(grad, shares)
-        for block, sign in due_blocks(self._block, self.num_blocks, is_causal=self.is_causal):
-            self._give(block, sign)
+        if self._block < self.num_blocks - 1:
+            self._give(slice(self._block, self._block + 1), -1)
+            if not self.is_causal:
+                self._give(slice(self._block + _AHEAD, self._block + _AHEAD + 1), 1)
         self._block += 1
 
     def finish(self) -> None:
         """Add what is known when all blocks were seen."""
-        for block in range(self.num_blocks - 1):
-            self._give(block, 1)
+        self._give(slice(0, self.num_blocks - 1), 1)
 
-    def _give(self, block: int, sign: int) -> None:
-        slots = code_slots(self.codes[:, block], self._sums.shape[1])
-        rows = self._sums.view(-1, self._sums.shape[2]).index_select(0, slots)
-        self.into[:, block].add_(rows.view_as(self.into[:, block]), alpha=sign)
-
-
-def due_blocks(block: int, num_blocks: int, *, is_causal: bool) -> list[tuple[int, int]]:
-    """Return the key blocks to which running sums over query blocks up to this one are given.
-
-    A key block is in the sums of the query blocks after it: those of all, given at the end to each,
-    less those so far; and if attention looks ahead, in those before it.
-
-    Returns:
-        Block and sign.
-    """
-    if block >= num_blocks - 1:
-        return []
-    return [(block, -1)] if is_causal else [(block, -1), (block + _AHEAD, 1)]
+    def _give(self, blocks: slice, sign: int) -> None:
+        into = self.into[:, blocks]
+        given = F.embedding_bag(
+            self._rows[:, blocks].flatten(0, 2),
+            self.table.flatten(0, 2),
+            per_sample_weights=self.sides[:, blocks].flatten(0, 2),
+            mode="sum",
+        )
+        into.add_(given.view_as(into), alpha=sign)
 
 
 def far_counts(
@@ -148,7 +161,7 @@ def far_counts(
     return far
 
 
-def code_slots(codes: torch.Tensor, num_codes: int) -> torch.Tensor:
-    """Number the codes of (R, W) through over all rows: (R·W,)."""
-    first = num_codes * torch.arange(len(codes), device=codes.device)
-    return (codes + first[:, None]).flatten()
+def number_codes(codes: torch.Tensor, count: int) -> torch.Tensor:
+    """Number codes of (R, …), each below `count`, through over all rows."""
+    first = count * torch.arange(len(codes), device=codes.device)
+    return codes + first.view(-1, *[1] * (codes.ndim - 1))
