@@ -1,9 +1,8 @@
 """Real text: passages of XQuAD's articles, one or several a document, and their questions.
 
 The model learns from other text, which has no questions: a few words that follow one another are
-taken out of a passage and asked for (the inverse cloze task, arXiv 1906.00300), and as many out of
-all others, so that how long it is does not give it away. Tokens begin with the word vectors of the
-default encoder.
+taken out of each passage and asked for (the inverse cloze task, arXiv 1906.00300). Tokens begin
+with the word vectors of the default encoder.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Articles:
         data: folder that holds text/ and xquad/.
         passage_tokens: of a passage; in training, with what is taken out.
         training_passages: of a document, a piece of a text.
-        batch_documents: in a batch, with a question each.
+        batch_documents: in a batch, with a question for each passage.
         question_tokens: least and most of what is taken out.
         joined: articles of a document of the test, one after the other.
     """
@@ -92,21 +91,20 @@ class Articles:
         lengths = np.array([len(ids) for ids in self._texts])
         shares = lengths / lengths.sum()
         while True:
-            documents, questions, gold = [], [], []
+            documents: list[list[np.ndarray]] = []
+            questions: list[np.ndarray] = []
             least, most = self.question_tokens
             num_taken = int(rng.integers(least, most + 1))
-            for number, text in enumerate(rng.choice(len(lengths), self.batch_documents, p=shares)):
+            for text in rng.choice(len(lengths), self.batch_documents, p=shares):
                 start = int(rng.integers(lengths[text] - self._document_tokens + 1))
                 ids = self._texts[text][start : start + self._document_tokens]
                 parted = [
                     _take_out(each, num_taken, rng)
                     for each in np.split(ids, self.training_passages)
                 ]
-                asked = int(rng.integers(self.training_passages))
                 documents.append([rest for rest, _ in parted])
-                questions.append(parted[asked][1])
-                gold.append(number * self.training_passages + asked)
-            yield Batch(documents, questions, gold)
+                questions += [taken for _, taken in parted]
+            yield Batch(documents, questions, gold=range(len(questions)))
 
     def test(self) -> Test:
         """Return the English articles and all questions."""

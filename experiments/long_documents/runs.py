@@ -90,7 +90,7 @@ SETTINGS = {
             window=64,
             key_gradient=KeyGradient.DENSE,  # texts of 500 tokens: exact, at no more cost
         ),
-        Course(num_steps=400, learning_rate=5e-4, warmup_steps=50),
+        Course(num_steps=300, learning_rate=1e-4, warmup_steps=50),
     ),
 }
 _LEARNT_FOR = {JOINED: ARTICLES}

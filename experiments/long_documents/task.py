@@ -13,7 +13,7 @@ from memstore.types import Document
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Documents, and a question for each.
+    """Documents and questions.
 
     Attributes:
         documents: of each its passages, (T_i,) integers of token ids.
