@@ -190,7 +190,7 @@ def _add_gradients(
             group.add_to_heads(grads.codebook, torch.bmm(of_codes.mT, queries))
         part = 1 / group.counts.clamp(min=1)[..., None]  # of one key in a mean
         for of_block in group.by_row(torch.bmm(far_weights.mT, grad).mul_(part)).unbind(1):
-            far.values.table[:, :, 0] += of_block
+            far.values.table[:, :, 0].add_(of_block)
             far.values.advance()
         if far.keys is not None:
             of_one = (each * part.mT for each in (group.parted(slopes)[0], of_codes))

@@ -51,7 +51,7 @@ class FarSums:
             self._add(table, slots[: values.shape[1]], leaving, -values)
         table[:, :1] = self._sums
         for slot in range(count):
-            table[:, slot + 1] += table[:, slot]
+            table[:, slot + 1].add_(table[:, slot])
         self._sums = table[:, count:]
         self._block += count
         return table[:, :count]
