@@ -212,12 +212,13 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
             )
         raise _damaged(path, "it is missing")
     try:
-        tensors: dict[str, torch.Tensor] = load_file(path)
+        # A copy: what `load_file` gives is the file itself, mapped, and begins where it does there.
+        # Some processors' products differ in the last bits with how their operands are aligned.
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except SafetensorError as err:
         raise _damaged(path, "it is no safetensors file or is cut short") from err
     except OSError as err:
         raise StorageError(f"{path}: cannot be read: {err}", object=path) from err
-    return tensors
 
 
 def _damaged(path: Path, what: str) -> CorruptionError:

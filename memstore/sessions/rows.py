@@ -99,5 +99,5 @@ def to_bytes(tensor: torch.Tensor) -> np.ndarray:
 
 
 def from_bytes(data: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
-    """Return the flat tensor whose bits these are, a copy."""
-    return torch.from_numpy(np.array(data, dtype=np.uint8).reshape(-1)).view(dtype)
+    """Return the flat tensor whose bits these are, a copy, aligned as torch aligns."""
+    return torch.tensor(data.reshape(-1)).view(dtype)

@@ -203,7 +203,7 @@ def test_an_emptied_queue_changes_later_windows_alone():
 
 
 def test_a_compressed_queue_holds_what_the_codec_decodes():
-    """To the bit, in every slot, whatever the segment; and training still reaches the mixer."""
+    """In every slot, whatever the segment; and training still reaches the mixer."""
     config = make_config(arms("language")[MELODI], SHAPE)
     plain, coded = model_of(config), model_of(config)
     train, _ = split(documents(), 150)
@@ -216,7 +216,8 @@ def test_a_compressed_queue_holds_what_the_codec_decodes():
     wrote = plain(tokens).state.queue[0, -config.num_long_tokens :].numpy()
     decoded = codec.decode(codec.encode(wrote), dtype="float32")
     held = coded(tokens).state.queue[0, -config.num_long_tokens :].numpy()
-    assert np.array_equal(held, decoded)
+    # Not to the bit: two libraries multiply by the rotation.
+    np.testing.assert_allclose(held, decoded, rtol=1e-5, atol=1e-6)
     coded.train()
     two = torch.from_numpy(train[0][: 3 * config.window].astype(np.int64))[None]
     coded(two, None, two).loss.backward()
