@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TESTS := -m 'not slow and not gpu' -n 2 --dist loadfile
+# Two processes of one thread each: with more, threads wait for one another's cores.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not slow and not gpu' -n 2 --dist loadfile
 FAST_TESTS := tests/unit tests/contract tests/format tests/meta tests/deploy
 
 .DEFAULT_GOAL := help
@@ -33,11 +34,11 @@ lint: $(VENV)/.dev  ## format, lint, import contracts, types, spelling
 
 .PHONY: check
 check: lint  ## lint and the fast tests: before a commit
-	$(BIN)/pytest $(TESTS) -q $(FAST_TESTS)
+	$(TESTS) -q $(FAST_TESTS)
 
 .PHONY: test
 test: lint  ## lint and every test that needs no GPU and no patience: before a push
-	$(BIN)/pytest $(TESTS) -q
+	$(TESTS) -q
 
 .PHONY: test-all
 test-all: lint  ## the long fault tests too
