@@ -92,7 +92,7 @@ def train_best(
 
     Args:
         recipes: at least one.
-        sample: see `Sample.split`; one that cannot be split is measured on itself.
+        sample: see `Sample.split`; one too small to be split is measured on itself.
         seed: of split and training.
         progress: called with the number of subspaces done and of all, over all candidates.
 
@@ -102,8 +102,7 @@ def train_best(
     Raises:
         ConfigError, ShapeError: as `ProductCodec.train`.
     """
-    num_parts = len(sample.vectors) if sample.offsets is None else len(sample.offsets) - 1
-    kept, held_out = sample.split(HELD_OUT, seed) if num_parts > 1 else (sample, sample)
+    kept, held_out = _split(sample, seed)
     total = sum(recipe.num_subspaces for recipe in recipes)
     found: list[tuple[ProductCodec, float]] = []
     before = 0
@@ -121,6 +120,16 @@ def train_best(
         error = reconstruction(held_out.vectors, codec, held_out.token_ids, held_out.offsets)
         found.append((codec, error.relative_mse))
     return min(found, key=lambda pair: pair[1])
+
+
+def _split(sample: Sample, seed: int) -> tuple[Sample, Sample]:
+    """Return what is learnt from and what is held out: all of it where one had no spread."""
+    num_parts = len(sample.vectors) if sample.offsets is None else len(sample.offsets) - 1
+    if num_parts > 1:
+        parts = sample.split(HELD_OUT, seed)
+        if all((part.vectors != part.vectors[0]).any() for part in parts):
+            return parts
+    return sample, sample
 
 
 def _shifted(

@@ -69,3 +69,20 @@ def test_the_candidate_with_the_least_error_on_held_out_vectors_is_kept() -> Non
     assert error < plain_error
     assert calls[-1] == (8, 8)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
+
+
+def test_a_sample_too_small_to_hold_vectors_out_is_measured_on_itself() -> None:
+    """A passage of one token held out has no spread to measure an error against."""
+    vectors = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    sample = Sample(vectors, offsets=np.array([0, 5, 6]))  # one of the two is held out
+    alone, among = (sample.split(0.1, seed)[1].vectors for seed in _seeds_by_held_out(sample))
+    assert (len(alone), len(among)) == (1, 5)
+    for seed in _seeds_by_held_out(sample):
+        _, error = train_best([Recipe(2, 2)], sample, seed=seed)
+        assert np.isfinite(error)
+
+
+def _seeds_by_held_out(sample: Sample) -> list[int]:
+    """Return a seed that holds out one vector, and one that holds out five."""
+    sizes = [len(sample.split(0.1, seed)[1].vectors) for seed in range(20)]
+    return [sizes.index(1), sizes.index(5)]
