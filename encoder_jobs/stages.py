@@ -7,7 +7,6 @@ Token ids travel between them as Arrow bytes; memories never leave the encoding 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ import pyarrow as pa
 from encoder_jobs.records import JobPlace
 from encoder_jobs.spec import Receipt
 from memstore.codec import ProductCodec
+from memstore.cores import num_cores
 from memstore.encoders import EncoderOptions, load_encoder, load_splitter
 from memstore.errors import EncoderMismatchError
 from memstore.storage import ShardContent, ShardEntry
@@ -89,13 +89,6 @@ def tokenize(
     return TokenizedPartition(partition.index, passages, bad_records)
 
 
-def num_threads() -> int:
-    """Return the cores that this process may use, which a container or `taskset` may limit."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def use_all_cores() -> None:
     """Let torch and faiss use every core that this process may use, whatever the launcher set: the
     same thread counts give the same bytes in-process and under Ray, which tells its workers to use
@@ -106,8 +99,8 @@ def use_all_cores() -> None:
 
     if torch.cuda.is_available():  # several workers share such a machine, and its cores do little
         return
-    torch.set_num_threads(num_threads())
-    faiss.omp_set_num_threads(num_threads())
+    torch.set_num_threads(num_cores())
+    faiss.omp_set_num_threads(num_cores())
 
 
 @lru_cache(maxsize=4)

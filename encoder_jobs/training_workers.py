@@ -17,9 +17,10 @@ import torch
 
 from encoder_jobs.progress import ProgressDisplay
 from encoder_jobs.runners import RayRunner, check_runner
-from encoder_jobs.stages import num_threads, use_all_cores
+from encoder_jobs.stages import use_all_cores
 from encoder_jobs.training_folder import TrainingFolder
 from encoder_jobs.training_loop import OnStep, Row
+from memstore.cores import num_cores
 from memstore.errors import ConfigError, MemstoreError, MissingDependencyError, UnavailableError
 
 _LOOK_EVERY_S = 2.0
@@ -159,7 +160,7 @@ def train_worker(config: dict[str, Any]) -> None:
 
     use_all_cores()
     if not torch.cuda.is_available():  # several workers may be on one machine
-        share = num_threads() // train.get_context().get_local_world_size()
+        share = num_cores() // train.get_context().get_local_world_size()
         torch.set_num_threads(max(1, share))
     config["run_steps"](config["folder"], train.torch.get_device(), None)
 

@@ -6,7 +6,6 @@ Read once, in the composition root.
 from __future__ import annotations
 
 import ipaddress
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from memstore.cores import num_cores
 from memstore.errors import ConfigError
 
 
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     token: SecretStr | None = None
     token_file: Path | None = None
     insecure: bool = False
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=1024)
+    workers: int = Field(default_factory=num_cores, ge=1, le=1024)
     max_in_flight: int = Field(64, ge=1)
     max_write_bytes: int = Field(256 << 20, ge=1 << 20)
     poll_interval_s: float = Field(2.0, gt=0)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.codec.parts import Subject
 from benchmarks.codec.sizes import Sizes
-from memstore.codec.kernels.threads import num_threads
+from memstore.cores import num_cores
 
 SGEMM = "sgemm, NumPy", "sgemm, torch"
 TALL = "sgemm, NumPy, scores of 1,024 subvectors"
@@ -39,7 +39,7 @@ def products(sizes: Sizes) -> dict[str, Subject]:
 
 def copy(sizes: Sizes) -> dict[str, Subject]:
     """Return a copy by a thread a core; its work is in bytes, read and written."""
-    width = num_threads()
+    width = num_cores()
     source = np.ones(sizes.copy_bytes, np.uint8)
     target = np.zeros_like(source)
     pairs = list(zip(np.array_split(target, width), np.array_split(source, width), strict=True))

@@ -144,7 +144,7 @@ def test_cpu_kernels_do_not_depend_on_the_number_of_threads(
     codes = cpu_assign(vectors, codebook)
     decoded = cpu_gather(codes, codebook)
 
-    monkeypatch.setattr(threads, "num_threads", lambda: num_threads)
+    monkeypatch.setattr(threads, "num_cores", lambda: num_threads)
 
     assert np.array_equal(cpu_assign(vectors, codebook), codes)
     assert np.array_equal(cpu_gather(codes, codebook), decoded)

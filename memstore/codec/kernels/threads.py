@@ -27,18 +27,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from memstore.codec.kernels.compiler import compiled
+from memstore.cores import num_cores
 
 _CHUNKS_PER_THREAD = 4  # more than one, so that a thread that is held up does not hold up the call
 _LOOKS = 100_000  # at the chunks that run, before sleeping until one ends: some 0.1 ms
 
 Kernel = Callable[[int, int], int]
-
-
-def num_threads() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def run_chunks(kernel: Kernel, num_items: int, *, min_items: int) -> list[int]:
@@ -50,7 +44,7 @@ def run_chunks(kernel: Kernel, num_items: int, *, min_items: int) -> list[int]:
     Returns:
         What the kernel returned for each chunk, in order.
     """
-    width = num_threads()
+    width = num_cores()
     num_chunks = max(1, min(num_items // min_items, _CHUNKS_PER_THREAD * width))
     if width == 1 or num_chunks == 1:
         return [kernel(0, num_items)]
@@ -176,7 +170,7 @@ def _shared_helpers() -> _Helpers:
     global _helpers
     with _lock:
         if _helpers is None:
-            _helpers = _Helpers(num_threads() - 1)
+            _helpers = _Helpers(num_cores() - 1)
         return _helpers
 
 

@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_centroids_on_any_number_of_threads(
     results = []
 
     for num_threads, seed in ((1, 5), (4, 5), (4, 6)):
-        monkeypatch.setattr(threads, "num_threads", lambda count=num_threads: count)
+        monkeypatch.setattr(threads, "num_cores", lambda count=num_threads: count)
         results.append(kmeans(points, num_clusters, seed=seed, max_iterations=3))
 
     assert np.array_equal(results[0], results[1])

@@ -73,7 +73,7 @@ def test_threads_do_not_change_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
 
     for num_threads in (1, 4):
-        monkeypatch.setattr(threads, "num_threads", lambda count=num_threads: count)
+        monkeypatch.setattr(threads, "num_cores", lambda count=num_threads: count)
         results.append(search(vectors, codebook, num_probes=3))
 
     assert np.array_equal(results[0], results[1])

@@ -14,7 +14,7 @@ from memstore.codec.kernels import threads
 @pytest.fixture(autouse=True)
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pretend to have four cores, whatever the machine."""
-    monkeypatch.setattr(threads, "num_threads", lambda: 4)
+    monkeypatch.setattr(threads, "num_cores", lambda: 4)
 
 
 @pytest.mark.parametrize(("num_items", "min_items"), [(1, 1), (7, 1), (100, 3), (5, 10)])
