@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -115,7 +116,7 @@ def _outcomes(
                 yield key, err
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(num_workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(num_workers, context, _end_with_parent) as pool:
         futures = {pool.submit(run, key): key for key in keys}
         for future in as_completed(futures):
             try:
@@ -124,6 +125,18 @@ def _outcomes(
                 raise  # a process died: none of the others will run either
             except Exception as err:  # as above
                 yield futures[future], err
+
+
+def _end_with_parent() -> None:
+    """See to it that this process ends when the one that started it is killed."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def digest(size: object) -> str:

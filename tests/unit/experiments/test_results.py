@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,13 @@ def run(key: Key) -> Row:
     if key["arm"] == "broken":
         raise RuntimeError("it broke")
     return {"em": int(key["seed"]) / 10}
+
+
+def run_for_an_hour(key: Key) -> Row:
+    """Tell who runs, and go on."""
+    Path(str(key["folder"]), str(os.getpid())).touch()
+    time.sleep(3600)
+    return {}
 
 
 def keys(*arms: str) -> list[Key]:
@@ -73,3 +85,45 @@ def test_a_failed_run_is_counted_and_tried_again(
 def test_a_table_is_markdown():
     """Header, rule, rows."""
     assert table(["arm", "EM"], [["FiD", "0.9"]]) == "| arm | EM |\n| --- | --- |\n| FiD | 0.9 |"
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from experiments.results import ResultLog, run_missing
+from tests.unit.experiments.test_results import run_for_an_hour
+
+if __name__ == "__main__":
+    folder = sys.argv[1]
+    keys = [{"folder": folder, "seed": seed} for seed in range(4)]
+    run_missing(ResultLog(Path(folder) / "log.jsonl"), keys, run_for_an_hour, num_workers=2)
+"""
+
+
+def test_workers_end_when_their_driver_is_killed(tmp_path: Path):
+    """They would go on for hours, and for rows that nobody appends."""
+    script = tmp_path / "driver.py"
+    script.write_text(_DRIVER)
+    folder = tmp_path / "running"
+    folder.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    with subprocess.Popen([sys.executable, script, folder], env=environment) as driver:
+        _wait_until(lambda: len(list(folder.iterdir())) == 2)
+        workers = [int(path.name) for path in folder.iterdir()]
+        driver.kill()
+    _wait_until(lambda: not any(map(_runs, workers)))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"  # ended, though nobody has asked how
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
