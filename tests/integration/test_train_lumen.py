@@ -260,6 +260,7 @@ def ray_runner() -> Iterator[RayRunner]:
     runner.close()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_one_worker_of_ray_trains_the_same_weights(
     ray_runner: RayRunner, train: Train, t5: Path, questions: Path, tmp_path: Path
@@ -303,6 +304,7 @@ def test_two_workers_share_a_batch(
     assert num_right == pytest.approx(round(num_right))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_an_error_in_a_worker_arrives_as_itself(
     ray_runner: RayRunner, train: Train, t5: Path, questions: Path, tmp_path: Path
